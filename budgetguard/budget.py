@@ -1,0 +1,224 @@
+"""Budget: what one task of a workflow may use, and what happens near the limit.
+
+A Budget is a frozen, reusable value: validated when it is made, compared by value, pickled. The
+live account of a task is a Scope, made by `Budget.open()`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from budgetguard.policy import AnyPolicy, check_policy
+from budgetguard.pricing import Price, price_of
+from budgetguard.rules import DEFAULT_POLICY, Observe
+from budgetguard.spend import NANO, Limits
+
+if TYPE_CHECKING:
+    from budgetguard.difficulty import Estimator
+    from budgetguard.scope import Scope
+
+Stakes = Literal["low", "normal", "high"]
+"""How bad a wrong answer is."""
+
+Unpriced = Literal["refuse", "highest"]
+"""What a usd limit does with a model that has no known price."""
+
+_COUNTS = ("tokens", "input_tokens", "output_tokens", "reasoning_tokens", "turns")
+_PARTS = (
+    ("input_tokens", "tokens"),
+    ("output_tokens", "tokens"),
+    ("reasoning_tokens", "tokens"),
+    ("reasoning_tokens", "output_tokens"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits and policy of one kind of task. Without any limit it only measures.
+
+    Raises:
+        ValueError: For a limit that is negative, zero, not finite, or larger than a limit it is
+            part of, and for an unknown choice; the message names the parameter.
+        TypeError: For a value of the wrong type, such as a policy that is not callable.
+    """
+
+    name: str
+    """Name of the workflow; appears in errors, events and paths."""
+    _: KW_ONLY
+    tokens: int | None = None
+    """Input and output tokens together; cached input counts in full."""
+    input_tokens: int | None = None
+    """Tokens sent."""
+    output_tokens: int | None = None
+    """Tokens received, hidden reasoning included."""
+    reasoning_tokens: int | None = None
+    """Reasoning tokens; may overshoot by the calls in flight, as no provider caps them apart."""
+    turns: int | None = None
+    """Admitted model calls."""
+    usd: Decimal | None = None
+    """US dollars: an int, a str or a Decimal; a float is read as `Decimal(str(x))`."""
+    seconds: float | None = None
+    """Seconds from the opening of the scope: checked at admission, waiting counts."""
+    policy: AnyPolicy = DEFAULT_POLICY
+    """What happens on the way: any callable `State -> Plan`."""
+    ladder: tuple[str, ...] = ()
+    """Names of cheaper models to step down to, in order."""
+    stakes: Stakes = "normal"
+    """`low` lowers effort one level more, `high` keeps what difficulty would lower."""
+    estimator: Estimator | None = None
+    """`Task -> float | Difficulty`, sync or async; `None`: the difficulty is unknown."""
+    prices: Mapping[str, Price] = field(default_factory=dict[str, Price])
+    """Your own prices by model name, in usd per million tokens; they come first."""
+    unpriced: Unpriced = "refuse"
+    """Under a usd limit, a model without a price is refused, or priced at the `highest` known."""
+    patience: float = 60.0
+    """Seconds an admission may wait for calls in flight to settle; 0 refuses at once."""
+    answer_tokens: int = 500
+    """Output tokens kept back for the last answer of an agent loop."""
+    limits: Limits = field(init=False, repr=False, compare=False)
+    """The limits, as one value."""
+    held_limits: tuple[tuple[int, int], ...] = field(init=False, repr=False, compare=False)
+    """`(meter index, amount)` of every limit that is held before a call; usd in nano-dollars."""
+    observing: bool = field(init=False, repr=False, compare=False)
+    """Whether the policy is `observe(...)`."""
+
+    def __post_init__(self) -> None:
+        """Validate and normalise every parameter."""
+        if not isinstance(self.name, str) or not self.name:
+            msg = f"name must be a non-empty string, not {self.name!r}"
+            raise TypeError(msg)
+        for name in _COUNTS:
+            _check_count(getattr(self, name), name)
+        _check_count(self.answer_tokens, "answer_tokens")
+        self._set("usd", _money(self.usd))
+        _check_seconds(self.seconds, "seconds", least_is_open=True)
+        _check_seconds(self.patience, "patience", least_is_open=False)
+        for part, whole in _PARTS:
+            _check_part(getattr(self, part), getattr(self, whole), part, whole)
+        check_policy(self.policy)
+        self._set("ladder", _ladder(self.ladder))
+        _check_choice(self.stakes, "stakes", get_args(Stakes))
+        _check_choice(self.unpriced, "unpriced", get_args(Unpriced))
+        if self.estimator is not None and not callable(self.estimator):
+            msg = f"estimator must be a callable Task -> float | Difficulty, not {self.estimator!r}"
+            raise TypeError(msg)
+        self._set("prices", _prices(self.prices))
+        limits = Limits(*(getattr(self, name) for name in Limits.__slots__))
+        self._set("limits", limits)
+        self._set("held_limits", limits.held())
+        self._set("observing", isinstance(self.policy, Observe))
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.limits))
+
+    def replace(self, **changes: Any) -> Budget:
+        """A copy with some parameters changed, validated like a new Budget.
+
+        Raises:
+            TypeError: If a parameter is unknown.
+        """
+        return replace(self, **changes)
+
+    def open(
+        self, *, id: str | None = None, prompt: str | None = None, shield: bool = False  # noqa: A002 -- the word users know
+    ) -> Scope:
+        """Open the account of one task, as a child of the scope that is open here.
+
+        Args:
+            id: Joins the account of that name instead of starting a new one; it lives for 24
+                hours after its last use.
+            prompt: What the task asks, for the difficulty estimator; never stored elsewhere.
+            shield: Scopes above are billed but neither refuse nor steer.
+
+        Raises:
+            ValueError: If a shielded budget has no limit of its own.
+        """
+        from budgetguard.scope import Scope, current_scope  # noqa: PLC0415 -- scope needs Budget
+
+        return Scope(self, parent=current_scope(), id=id, prompt=prompt, shield=shield)
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+
+def _check_count(value: object, name: str) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        msg = f"{name} must be a whole number, not {value!r}"
+        raise TypeError(msg)
+    if value <= 0:
+        msg = f"{name} must be positive, not {value}; leave it out for no limit"
+        raise ValueError(msg)
+
+
+def _check_seconds(value: object, name: str, *, least_is_open: bool) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        msg = f"{name} must be a number of seconds, not {value!r}"
+        raise TypeError(msg)
+    if not math.isfinite(value) or value < 0 or (least_is_open and value == 0):
+        msg = f"{name} must be finite and positive, not {value!r}"
+        raise ValueError(msg)
+
+
+def _money(value: object) -> Decimal | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        msg = f"usd must be an int, str or Decimal, not {value!r}"
+        raise TypeError(msg)
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation:
+        msg = f"usd must be a number of dollars, not {value!r}"
+        raise ValueError(msg) from None
+    if not amount.is_finite() or amount * NANO < 1:
+        msg = f"usd must be finite and at least one nano-dollar, not {value!r}"
+        raise ValueError(msg)
+    return amount
+
+
+def _check_part(part: int | None, whole: int | None, part_name: str, whole_name: str) -> None:
+    if part is not None and whole is not None and part > whole:
+        msg = f"{part_name}={part} can never bind under {whole_name}={whole}: lower or drop it"
+        raise ValueError(msg)
+
+
+def _check_choice(value: object, name: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        msg = f"{name} must be one of {', '.join(choices)}, not {value!r}"
+        raise ValueError(msg)
+
+
+def _ladder(value: object) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        msg = f"ladder must be a list of model names, cheapest last, not {value!r}"
+        raise TypeError(msg)
+    rungs = tuple(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    for rung in rungs:  # pyright: ignore[reportUnknownVariableType]
+        if not isinstance(rung, str) or not rung:
+            msg = f"ladder must hold model names, not {rung!r}"
+            raise TypeError(msg)
+    return rungs  # pyright: ignore[reportUnknownVariableType]
+
+
+def _prices(value: object) -> dict[str, Price]:
+    if not isinstance(value, Mapping):
+        msg = f"prices must map model names to prices, not {value!r}"
+        raise TypeError(msg)
+    prices: dict[str, Price] = {}
+    for model, price in value.items():  # pyright: ignore[reportUnknownVariableType]
+        try:
+            prices[str(model)] = price_of(price)  # pyright: ignore[reportUnknownArgumentType]
+        except (TypeError, ValueError) as error:
+            msg = f"prices[{model!r}]: {error}"
+            raise type(error)(msg) from None
+    return prices
+
+

@@ -1,0 +1,39 @@
+"""Call: what is known of a model call before it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from budgetguard.efforts import Effort
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A model call to be admitted."""
+
+    model: str = ""
+    """Name of the model the caller wants."""
+    provider: str | None = None
+    """Who serves it (`openai`, `anthropic`, ...); helps to find the price."""
+    input_tokens: int = 0
+    """Upper estimate of the tokens to be sent."""
+    max_output_tokens: int | None = None
+    """The caller's own output cap; `None` if the caller set none."""
+    effort: Effort | None = None
+    """The effort the caller set, else the model's default; `None`: unknown, or it has none."""
+    thinks: bool = False
+    """Whether the model will think (reason) before it answers."""
+    thinking_tokens: int | None = None
+    """The caller's own thinking budget; `None` if the caller set none."""
+    tools: bool = False
+    """Whether tools are offered."""
+    loop: tuple[str, ...] = ()
+    """Ids of the agent loops this call is in, outermost first, its own last; empty outside."""
+    n: int = 1
+    """Completions asked for."""
+    model_max_output: int | None = None
+    """The most output tokens the model can produce; `None` if unknown."""
+    least_output: int = 1
+    """The smallest output cap the provider's dialect accepts for this call."""

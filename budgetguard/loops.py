@@ -1,0 +1,65 @@
+"""Loop: one agent loop under a budget, and the reserve it keeps for its last call.
+
+The reserve belongs to the outermost loop of an account: an inner loop (a sub-agent in a tool)
+keeps none, so that the outer one can still answer. A loop gets one last call in its life.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from budgetguard.counting import Conversation
+    from budgetguard.scope import Scope
+    from budgetguard.spend import Vector
+    from budgetguard.stores.memory import Account
+
+
+class Loop:
+    """What is known of an agent loop; everything here changes under the store's lock."""
+
+    __slots__ = (
+        "_kept_in", "conversation", "enclosing", "granted",
+        "growth", "id", "largest_output", "last_input", "scope",
+    )  # fmt: skip
+
+    def __init__(self, path: tuple[str, ...], scope: Scope) -> None:
+        self.id = path[-1]
+        self.enclosing = path[:-1]
+        self.scope = scope
+        self.growth = 0
+        """Largest growth of the input between two calls so far, tokens."""
+        self.last_input = 0
+        self.largest_output = 0
+        self.granted = False
+        """Whether its last call was granted."""
+        self.conversation: Conversation | None = None
+        self._kept_in: list[Account] = []
+
+    def is_outermost(self, account: Account) -> bool:
+        """Whether no enclosing loop draws on that account, so that the reserve is this one's."""
+        return not any(loop in account.reserves for loop in self.enclosing)
+
+    def keeps_in(self, account: Account) -> bool:
+        """Whether a last call of this loop is reserved there."""
+        return self.id in account.reserves
+
+    def keep(self, account: Account, reserve: Vector) -> None:
+        """Move the reserve of this loop to what its last call would need now."""
+        if self.id not in account.reserves:
+            self._kept_in.append(account)
+        account.reserves[self.id] = reserve
+
+    def drop(self) -> None:
+        """Keep nothing back any more."""
+        for account in self._kept_in:
+            account.reserves.pop(self.id, None)
+            account.wake()
+        self._kept_in.clear()
+
+    def learn(self, input_tokens: int, output_tokens: int) -> None:
+        """Note what a settled call used."""
+        if self.last_input:
+            self.growth = max(self.growth, input_tokens - self.last_input)
+        self.last_input = input_tokens
+        self.largest_output = max(self.largest_output, output_tokens)

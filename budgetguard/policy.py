@@ -1,0 +1,339 @@
+"""Policies: callables `State -> Plan`, and the algebra that composes them.
+
+A Policy adds up with `+` (the Plans are met), a Condition is three-valued, and `when` joins the
+two. All of them are frozen values, so a Budget with a policy pickles and compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from budgetguard.difficulty import UNKNOWN, Difficulty
+from budgetguard.efforts.scale import one_less
+from budgetguard.plan import EMPTY, Plan
+from budgetguard.spend import METERS, ZERO, Limits, Meter, Spend, Vector
+
+if TYPE_CHECKING:
+    from budgetguard.budget import Budget, Stakes
+    from budgetguard.efforts import Effort
+    from budgetguard.scope import Call
+
+
+class State:
+    """What a policy may look at: the scope that asks it, at this moment, and the call to come.
+
+    A frozen snapshot. The public forms (`spent`, `held`, `remaining`) are built when asked for.
+    """
+
+    __slots__ = (
+        "_budget", "_call", "_difficulty", "_effort", "_elapsed", "_fullest",
+        "_held", "_rung", "_settled", "_turn",
+    )  # fmt: skip
+
+    def __init__(  # noqa: PLR0913 -- one argument for each thing a policy may see
+        self,
+        budget: Budget,
+        call: Call,
+        *,
+        settled: Vector = ZERO,
+        held: Vector = ZERO,
+        elapsed: float = 0.0,
+        turn: int = 1,
+        difficulty: Difficulty = UNKNOWN,
+        effort: Effort | None = None,
+        rung: int = 0,
+    ) -> None:
+        self._budget = budget
+        self._call = call
+        self._settled = settled
+        self._held = held
+        self._elapsed = elapsed
+        self._turn = turn
+        self._difficulty = difficulty
+        self._effort = effort
+        self._rung = rung
+        self._fullest: float | None = -1.0
+
+    @property
+    def budget(self) -> Budget:
+        """The specification of the scope whose policy is asked."""
+        return self._budget
+
+    @property
+    def call(self) -> Call:
+        """The model call to be made."""
+        return self._call
+
+    @property
+    def spent(self) -> Spend:
+        """What is settled in this scope and below it."""
+        return Spend.of(self._settled, self._elapsed)
+
+    @property
+    def held(self) -> Spend:
+        """What calls in flight hold."""
+        return Spend.of(self._held)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of this scope."""
+        return self._budget.limits
+
+    @property
+    def remaining(self) -> Limits:
+        """Limit minus settled for each limited meter, at least 0."""
+        return remaining(self._budget.limits, self.spent)
+
+    @property
+    def turn(self) -> int:
+        """Number of the call to be made, 1 for the first."""
+        return self._turn
+
+    @property
+    def difficulty(self) -> Difficulty:
+        """What is known of the task's difficulty; confidence 0 if nothing."""
+        return self._difficulty
+
+    @property
+    def stakes(self) -> Stakes:
+        """How bad a wrong answer is: `low`, `normal` or `high`."""
+        return self._budget.stakes
+
+    @property
+    def effort(self) -> Effort | None:
+        """The effort this task was lowered to; `None` while nothing was lowered."""
+        return self._effort
+
+    @property
+    def rung(self) -> int:
+        """The rung of the ladder in use; 0 is the user's model."""
+        return self._rung
+
+    def fraction(self, meter: Meter | None = None) -> float | None:
+        """Settled / limit of a meter, or of the fullest limited one; `None` without a limit."""
+        if meter is not None:
+            limit = getattr(self._budget.limits, meter)
+            return None if limit is None else float(getattr(self.spent, meter) / limit)
+        if self._fullest == -1.0:
+            self._fullest = self._find_fullest()
+        return self._fullest
+
+    def _find_fullest(self) -> float | None:
+        settled = self._settled
+        seconds = self._budget.limits.seconds
+        fullest = None if seconds is None else self._elapsed / seconds
+        for meter, limit in self._budget.held_limits:
+            fraction = settled[meter] / limit
+            if fullest is None or fraction > fullest:
+                fullest = fraction
+        return fullest
+
+
+def remaining(limits: Limits, spent: Spend) -> Limits:
+    """Limit minus spent for each limited meter, never below 0."""
+    left = {
+        name: max(limit - getattr(spent, name), type(limit)(0))
+        for name in METERS
+        if (limit := getattr(limits, name)) is not None
+    }
+    return Limits(**left)
+
+
+class Condition:
+    """A question about the State with three answers: True, False, and None for "unknown".
+
+    Compose with `&`, `|` and `~` (Kleene logic). A plain callable `State -> bool | None` is
+    accepted wherever a Condition is.
+    """
+
+    __slots__ = ()
+
+    lowers_by_difficulty = False
+    """Whether it fires because a task is easy; high stakes keep what such a rule would lower."""
+
+    def __call__(self, state: State) -> bool | None:
+        raise NotImplementedError
+
+    def __and__(self, other: AnyCondition) -> Condition:
+        return _And(self, _condition(other))
+
+    def __rand__(self, other: AnyCondition) -> Condition:
+        return _And(_condition(other), self)
+
+    def __or__(self, other: AnyCondition) -> Condition:
+        return _Or(self, _condition(other))
+
+    def __ror__(self, other: AnyCondition) -> Condition:
+        return _Or(_condition(other), self)
+
+    def __invert__(self) -> Condition:
+        return _Not(self)
+
+    def __bool__(self) -> bool:
+        msg = "a condition has no truth value before it sees a State: use & | ~, not and or not"
+        raise TypeError(msg)
+
+
+AnyCondition = Condition | Callable[[State], bool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _And(Condition):
+    left: AnyCondition
+    right: AnyCondition
+
+    @property
+    def lowers_by_difficulty(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return _by_difficulty(self.left) or _by_difficulty(self.right)
+
+    def __call__(self, state: State) -> bool | None:
+        left = self.left(state)
+        if left is not None and not left:
+            return False
+        right = self.right(state)
+        if right is not None and not right:
+            return False
+        return None if left is None or right is None else True
+
+
+@dataclass(frozen=True, slots=True)
+class _Or(Condition):
+    left: AnyCondition
+    right: AnyCondition
+
+    @property
+    def lowers_by_difficulty(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return _by_difficulty(self.left) or _by_difficulty(self.right)
+
+    def __call__(self, state: State) -> bool | None:
+        left = self.left(state)
+        if left:
+            return True
+        right = self.right(state)
+        if right:
+            return True
+        return None if left is None or right is None else False
+
+
+@dataclass(frozen=True, slots=True)
+class _Not(Condition):
+    inner: AnyCondition
+
+    def __call__(self, state: State) -> bool | None:
+        answer = self.inner(state)
+        return None if answer is None else not answer
+
+
+class Policy:
+    """Decides what the next call may do. `a + b` asks both and takes the stricter Plan.
+
+    Any callable `State -> Plan` is a policy; this class adds the `+`.
+    """
+
+    __slots__ = ()
+
+    def __call__(self, state: State) -> Plan:
+        raise NotImplementedError
+
+    def __add__(self, other: AnyPolicy) -> Policy:
+        return _Sum((*_parts(self), *_parts(other)))
+
+    def __radd__(self, other: AnyPolicy) -> Policy:
+        return _Sum((*_parts(other), *_parts(self)))
+
+
+AnyPolicy = Policy | Callable[[State], Plan]
+
+
+@dataclass(frozen=True, slots=True)
+class Always(Policy):
+    """The same Plan in every State: what `effort("low")`, `finish()` and the like return."""
+
+    plan: Plan
+
+    def __call__(self, state: State) -> Plan:  # noqa: ARG002 -- the protocol's one argument
+        return self.plan
+
+
+@dataclass(frozen=True, slots=True)
+class _Sum(Policy):
+    parts: tuple[AnyPolicy, ...]
+
+    def __call__(self, state: State) -> Plan:
+        plan = EMPTY
+        for part in self.parts:
+            said = part(state)
+            if said is not EMPTY:
+                plan = plan & said
+        return plan
+
+
+@dataclass(frozen=True, slots=True)
+class _When(Policy):
+    condition: AnyCondition
+    then: AnyPolicy
+
+    def __call__(self, state: State) -> Plan:
+        if not self.condition(state):
+            return EMPTY
+        plan = self.then(state)
+        if plan.effort is None or state.stakes == "normal":
+            return plan
+        return _weigh(plan, state.stakes, by_difficulty=_by_difficulty(self.condition))
+
+
+def when(condition: AnyCondition, *then: AnyPolicy) -> Policy:
+    """Ask `then` (their Plans are met) only where `condition` is True; unknown does not fire.
+
+    Raises:
+        TypeError: If the condition or a policy is not callable, as in `when(a and b)`.
+    """
+    if not then:
+        msg = "when(condition, ...) needs at least one action, such as finish()"
+        raise TypeError(msg)
+    for each in then:
+        check_policy(each, name="when(..., action)")
+    action = then[0] if len(then) == 1 else _Sum(then)
+    return _When(_condition(condition), action)
+
+
+def check_policy(policy: object, *, name: str = "policy") -> None:
+    """Raise `TypeError` unless `policy` can be asked `State -> Plan`."""
+    if isinstance(policy, Condition):
+        msg = f"{name} is a condition; join it with an action: when(condition, action)"
+        raise TypeError(msg)
+    if not callable(policy):
+        msg = f"{name} must be a callable State -> Plan, not {policy!r}"
+        raise TypeError(msg)
+
+
+def _condition(value: object) -> AnyCondition:
+    if isinstance(value, Policy) or not callable(value):
+        msg = f"condition must be a callable State -> bool | None, not {value!r}; use & | ~"
+        raise TypeError(msg)
+    return value
+
+
+def _by_difficulty(condition: AnyCondition) -> bool:
+    return bool(getattr(condition, "lowers_by_difficulty", False))
+
+
+def _parts(policy: AnyPolicy) -> tuple[AnyPolicy, ...]:
+    check_policy(policy)
+    return policy.parts if isinstance(policy, _Sum) else (policy,)
+
+
+def _weigh(plan: Plan, stakes: Stakes, *, by_difficulty: bool) -> Plan:
+    """Low stakes lower one level more; high stakes keep what difficulty would lower."""
+    level = plan.effort
+    if stakes == "low" and level is not None:
+        level = one_less(level)
+    elif by_difficulty:
+        level = None
+    return Plan(
+        level, plan.thinking_tokens, plan.max_output_tokens, plan.rung, plan.final, plan.end
+    )
+
+

@@ -1,0 +1,61 @@
+"""Standing: what has happened to a task so far, and the outcome that follows from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from budgetguard.admission import Short
+    from budgetguard.efforts import Effort
+    from budgetguard.errors import BudgetExceeded
+    from budgetguard.plan import End
+
+Outcome = Literal["refused", "error", "stopped", "finished", "degraded", "completed"]
+"""How a task went; the first that applies, in this order."""
+
+
+class Standing:
+    """The flags of a scope; they change under the store's lock and are never taken back."""
+
+    __slots__ = (
+        "calls", "closed", "degraded", "effort", "error", "exceeded", "finished",
+        "latched", "lowered", "rung", "stopped", "told_effort", "told_rung",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.calls = 0
+        """Calls admitted directly in this scope or below it."""
+        self.effort: Effort | None = None
+        """The effort the task was lowered to; it never goes up."""
+        self.lowered = False
+        """Whether the effort was lowered after the first call."""
+        self.rung = 0
+        self.told_effort: Effort | None = None
+        """The effort, and the rung, of the last event that reported one."""
+        self.told_rung = 0
+        self.latched: tuple[Short, End] | None = None
+        """The ending that was delivered; every later admission is refused alike."""
+        self.exceeded: BudgetExceeded | None = None
+        self.error = False
+        self.stopped = False
+        self.finished = False
+        self.degraded = False
+        self.closed = False
+
+    def outcome(self) -> Outcome:
+        """The outcome as far as it is known."""
+        if self.exceeded is not None:
+            return "refused"
+        if self.error:
+            return "error"
+        if self.stopped:
+            return "stopped"
+        if self.finished:
+            return "finished"
+        return "degraded" if self.degraded else "completed"
+
+    def latch_effort(self, wanted: Effort | None) -> None:
+        """Keep the effort of an admitted call."""
+        if wanted != self.effort:
+            self.lowered = self.lowered or self.calls > 0
+            self.effort = wanted

@@ -1,0 +1,112 @@
+"""Accounts in the memory of this process, and the one lock under which they change.
+
+Invariant: under the lock, `settled + held <= limit` on every meter of every account that answers,
+as long as no provider bills beyond its hold.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from budgetguard.spend import ZERO, Vector, plus
+
+if TYPE_CHECKING:
+    from budgetguard.ticket import Ticket
+    from budgetguard.waiting import Waiter
+
+KEPT_S: Final = 24 * 3600.0
+"""An account with an id is forgotten this many seconds after its last use."""
+
+
+class Account:
+    """What one budget has spent and holds; shared by every handle that names the same id."""
+
+    __slots__ = (
+        "admitted", "held", "last_used", "overshoot", "released",
+        "reserves", "settled", "settlements", "waiters",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.settled = [0] * 6
+        self.held = [0] * 6
+        self.overshoot = [0] * 6
+        self.reserves: dict[str, Vector] = {}
+        """What each agent loop keeps back for its last call, by loop id."""
+        self.waiters: deque[Waiter] | None = None
+        self.admitted = 0
+        self.settlements = 0
+        self.released = 0
+        self.last_used = 0.0
+
+    def hold(self, need: Vector) -> None:
+        """Hold `need` until it is settled or released."""
+        held = self.held
+        for meter in range(6):
+            held[meter] += need[meter]
+        self.admitted += 1
+
+    def settle(self, need: Vector, used: Vector) -> None:
+        """Replace a hold by what was really used; what exceeds it is overshoot."""
+        held, settled = self.held, self.settled
+        for meter in range(6):
+            held[meter] -= need[meter]
+            settled[meter] += used[meter]
+            if used[meter] > need[meter]:
+                self.overshoot[meter] += used[meter] - need[meter]
+        self.settlements += 1
+
+    def release(self, need: Vector) -> None:
+        """Give a hold back."""
+        for meter in range(6):
+            self.held[meter] -= need[meter]
+        self.released += 1
+
+    def reserved_for_others(self, loop: str | None) -> Vector:
+        """What every agent loop but this one keeps back for its last call."""
+        total = ZERO
+        for owner, reserve in self.reserves.items():
+            if owner != loop:
+                total = plus(total, reserve)
+        return total
+
+    def wake(self) -> None:
+        """Let the longest waiting admission decide anew."""
+        while self.waiters and not self.waiters[0].wake():
+            self.waiters.popleft()
+
+
+class MemoryStore:
+    """The accounts of this process that have an id, and the calls in flight."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        """Protects every account, loop, latch and queue. No user code runs under it."""
+        self.in_flight: set[Ticket] = set()
+        self._accounts: dict[tuple[str, str], Account] = {}
+
+    def account(self, budget: str, id: str | None) -> Account:  # noqa: A002 -- the word users know
+        """A new account, or the one of that id; accounts long out of use are forgotten."""
+        if id is None:
+            return Account()
+        now = time.monotonic()
+        with self.lock:
+            self._forget(now - KEPT_S)
+            account = self._accounts.pop((budget, id), None) or Account()
+            account.last_used = now
+            self._accounts[budget, id] = account
+        return account
+
+    def _forget(self, before: float) -> None:
+        """Drop what was not used since `before`; the dict is in order of last use."""
+        while self._accounts:
+            key, account = next(iter(self._accounts.items()))
+            if account.last_used >= before or any(account.held):
+                return
+            del self._accounts[key]
+
+
+STORE: Final = MemoryStore()
+"""The store of every scope of this process."""

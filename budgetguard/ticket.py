@@ -1,0 +1,169 @@
+"""Ticket: a call that was admitted, and what is held for it until it settles or is released.
+
+Invariant: a ticket moves the ledger once. Settling or releasing it again changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from budgetguard import events
+from budgetguard.spend import INPUT, OUTPUT, TOKENS, Usage, Vector, usd
+from budgetguard.stores.memory import STORE
+
+if TYPE_CHECKING:
+    from budgetguard.call import Call
+    from budgetguard.loops import Loop
+    from budgetguard.plan import Plan
+    from budgetguard.pricing import Rates
+    from budgetguard.scope import Scope
+    from budgetguard.stores.memory import Account
+
+
+class Ticket:
+    """The right to make one model call, as its Plan says."""
+
+    __slots__ = (
+        "_loop", "_open", "_rates", "accounts", "call",
+        "call_id", "model", "need", "owner", "plan", "scope",
+    )  # fmt: skip
+
+    def __init__(  # noqa: PLR0913 -- everything that was decided about the call
+        self,
+        call_id: str,
+        scope: Scope,
+        call: Call,
+        plan: Plan,
+        *,
+        model: str,
+        need: Vector,
+        rates: Rates | None,
+        loop: Loop | None,
+        accounts: tuple[Account, ...],
+        owner: object,
+    ) -> None:
+        self.call_id = call_id
+        """Identifies the call in events."""
+        self.scope = scope
+        self.call = call
+        self.plan = plan
+        """What the call may do; its output cap is what is held."""
+        self.model = model
+        """The model to call: the caller's, or a rung of the ladder."""
+        self.need = need
+        self.accounts = accounts
+        self.owner = owner
+        self._rates = rates
+        self._loop = loop
+        self._open = True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the call is still in flight."""
+        return self._open
+
+    def settle(self, usage: Usage, *, ends_loop: bool = False) -> None:
+        """Charge what the call used, and give the rest of the hold back.
+
+        An error answer of the provider (4xx, 5xx) is settled with an empty `Usage`: the turn
+        counts, no tokens do.
+
+        Args:
+            usage: What the provider billed.
+            ends_loop: Whether the answer asks for no tool, so that its agent loop is over.
+        """
+        nano = self._charge(usage)
+        used = (
+            usage.input_tokens + usage.output_tokens, usage.input_tokens,
+            usage.output_tokens, usage.reasoning_tokens, 1, nano,
+        )  # fmt: skip
+        with STORE.lock:
+            if not self._open:
+                return
+            self._open = False
+            STORE.in_flight.discard(self)
+            for account in self.accounts:
+                account.settle(self.need, used)
+                if account.waiters:
+                    account.wake()
+            self.scope.add_own(used)
+            if self._loop is not None:
+                self._loop.learn(usage.input_tokens, usage.output_tokens)
+                if ends_loop:
+                    self.scope.forget_loop(self._loop.id)
+        if events.listening():
+            self._tell_settled(usage, nano)
+
+    def settle_unanswered(self, delivered_tokens: int = 0, *, hidden: bool = True) -> None:
+        """Charge an estimate for a call that was sent and whose bill never came.
+
+        The input estimate, everything delivered, and, where output may have been produced out of
+        sight (hidden thinking, or an answer that never arrived), half of what was held for
+        output; never more than the hold. Flagged `estimated`.
+
+        Args:
+            delivered_tokens: Tokens of the answer that arrived before it broke off.
+            hidden: Whether the provider may have produced output that nobody saw.
+        """
+        held_output = self.need[OUTPUT]
+        output = delivered_tokens + (held_output // 2 if hidden else 0)
+        self.settle(
+            Usage(
+                input_tokens=self.need[INPUT], output_tokens=min(output, held_output), estimated=True
+            )
+        )
+
+    def release(self) -> None:
+        """Give everything back, the turn included: nothing was sent."""
+        with STORE.lock:
+            if not self._open:
+                return
+            self._open = False
+            STORE.in_flight.discard(self)
+            for account in self.accounts:
+                account.release(self.need)
+                if account.waiters:
+                    account.wake()
+            if self.plan.final:
+                self.scope.take_back_last_call(self._loop)
+        if events.listening():
+            scope = self.scope
+            events.emit(
+                events.Released(
+                    path=scope.path, scope_id=scope.id, call_id=self.call_id, model=self.model
+                )
+            )
+
+    def _charge(self, usage: Usage) -> int:
+        if self._rates is None or not usage.tokens:
+            return 0
+        return self._rates.charge(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cache_read_tokens=usage.cache_read_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+        )
+
+    def _tell_settled(self, usage: Usage, nano: int) -> None:
+        scope, rates = self.scope, self._rates
+        events.emit(
+            events.Settled(
+                path=scope.path,
+                scope_id=scope.id,
+                call_id=self.call_id,
+                model=self.model,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                reasoning_tokens=usage.reasoning_tokens,
+                cache_read_tokens=usage.cache_read_tokens,
+                cache_write_tokens=usage.cache_write_tokens,
+                usd=usd(nano),
+                price_source=None if rates is None else rates.source,
+                price_checked=None if rates is None else rates.checked,
+                estimated=usage.estimated,
+                truncated=usage.truncated,
+                overshoot_tokens=max(0, usage.tokens - self.need[TOKENS]),
+            )
+        )
+
+

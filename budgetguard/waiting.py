@@ -1,0 +1,192 @@
+"""Waiting for calls in flight to settle: fair, bounded, cancellable, in threads and in tasks.
+
+One generator says how long to wait; two small drivers wait, a thread and an asyncio task. The
+decision itself never sleeps. On every wake the admission is decided anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from budgetguard.stores.memory import STORE
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from budgetguard.admission import Short
+    from budgetguard.stores.memory import Account
+    from budgetguard.ticket import Ticket
+
+    Steps = Generator[float, None, Ticket]
+
+
+class Attempt(Protocol):
+    """Decides an admission now; queues the waiter, under the store's lock, if it must wait."""
+
+    def __call__(self, waiter: Waiter) -> Ticket | Short: ...
+
+
+class Busy(Protocol):
+    """Makes the error for a call that cannot wait for the room it lacks."""
+
+    def __call__(self, short: Short, reason: str) -> Exception: ...
+
+
+class Waiter:
+    """A place in the queue of the outermost scope that lacks room."""
+
+    def __init__(self, owner: object) -> None:
+        self.owner = owner
+        """The thread id or asyncio task that waits."""
+        self._queue: Account | None = None
+
+    def wake(self) -> bool:
+        """Let it decide anew; False if there is nobody left to wake."""
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """Forget earlier wakes."""
+        raise NotImplementedError
+
+    def join(self, account: Account) -> None:
+        """Queue up there, behind whoever waits already; call under the store's lock."""
+        self.clear()
+        if self._queue is account:
+            return
+        self.leave()
+        if account.waiters is None:
+            account.waiters = deque()
+        account.waiters.append(self)
+        self._queue = account
+
+    def leave(self) -> None:
+        """Leave the queue and let the next in line look; call under the store's lock."""
+        account, self._queue = self._queue, None
+        if account is not None and account.waiters is not None:
+            with contextlib.suppress(ValueError):
+                account.waiters.remove(self)
+            account.wake()
+
+
+class ThreadWaiter(Waiter):
+    """A thread that waits."""
+
+    def __init__(self) -> None:
+        super().__init__(threading.get_ident())
+        self._event = threading.Event()
+
+    def wake(self) -> bool:
+        """Wake the thread."""
+        self._event.set()
+        return True
+
+    def clear(self) -> None:
+        """Forget earlier wakes."""
+        self._event.clear()
+
+    def run(self, steps: Steps) -> Ticket:
+        """Drive an admission in this thread."""
+        with contextlib.closing(steps):
+            try:
+                wait_s = next(steps)
+                while True:
+                    self._event.wait(wait_s)
+                    wait_s = steps.send(None)
+            except StopIteration as done:
+                return done.value
+
+
+class TaskWaiter(Waiter):
+    """An asyncio task that waits; it can be woken from any thread."""
+
+    def __init__(self) -> None:
+        super().__init__(asyncio.current_task())
+        self._event = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def wake(self) -> bool:
+        """Wake the task; False if its event loop is closed."""
+        try:
+            self._loop.call_soon_threadsafe(self._event.set)
+        except RuntimeError:
+            return False
+        return True
+
+    def clear(self) -> None:
+        """Forget earlier wakes."""
+        self._event.clear()
+
+    async def run(self, steps: Steps) -> Ticket:
+        """Drive an admission in this task."""
+        with contextlib.closing(steps):
+            try:
+                wait_s = next(steps)
+                while True:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(wait_s):
+                            await self._event.wait()
+                    wait_s = steps.send(None)
+            except StopIteration as done:
+                return done.value
+
+
+def admission(
+    attempt: Attempt, waiter: Waiter, *, patience_s: float, until: float, busy: Busy
+) -> Steps:
+    """Yield how many seconds to wait at most until the next attempt; return the Ticket.
+
+    Args:
+        attempt: Decides anew.
+        waiter: Who waits.
+        patience_s: Seconds this may take in all.
+        until: Monotonic time of the nearest deadline of the lineage.
+        busy: Makes the error for a call that cannot wait.
+
+    Raises:
+        BudgetBusy: When patience ran out, or the waiter itself holds what it waits for.
+        BudgetExceeded: When an attempt is refused.
+    """
+    give_up = time.monotonic() + patience_s
+    try:
+        while True:
+            verdict = attempt(waiter)
+            if not isinstance(verdict, tuple):
+                return verdict
+            if held_by(waiter.owner, verdict):
+                raise busy(verdict, "this task itself holds it: end its stream first")
+            left = min(give_up, until) - time.monotonic()
+            if give_up <= time.monotonic():
+                raise busy(verdict, f"patience of {patience_s:g} s ran out")
+            yield max(left, 0.0)
+    finally:
+        with STORE.lock:
+            waiter.leave()
+
+
+def held_by(owner: object, short: Short) -> bool:
+    """Whether room would be lacking even if everybody else gave back what they hold."""
+    scope, meter, needed = short
+    with STORE.lock:
+        own = sum(
+            ticket.need[meter]
+            for ticket in STORE.in_flight
+            if ticket.owner == owner and scope.account in ticket.accounts
+        )
+        limit = dict(scope.budget.held_limits).get(meter)
+        if not own or limit is None:
+            return False
+        return needed > limit - scope.account.settled[meter] - own
+
+
+def would_block_the_loop() -> bool:
+    """Whether this thread runs an event loop, which a waiting thread would stop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
