@@ -226,5 +226,7 @@ def _planned_thinking(call: Call, plan: Plan) -> int:
     """Thinking tokens this call may use: the caller's budget, else by the effort in force."""
     planned = THINKING_TOKENS[lower(call.effort, plan.effort) or "medium"]
     if call.thinking_tokens is not None:
-        planned = call.thinking_tokens if plan.effort is None else min(planned, call.thinking_tokens)
+        planned = (
+            call.thinking_tokens if plan.effort is None else min(planned, call.thinking_tokens)
+        )
     return planned if plan.thinking_tokens is None else min(planned, plan.thinking_tokens)

@@ -124,7 +124,11 @@ class Budget:
         return replace(self, **changes)
 
     def open(
-        self, *, id: str | None = None, prompt: str | None = None, shield: bool = False  # noqa: A002 -- the word users know
+        self,
+        *,
+        id: str | None = None,
+        prompt: str | None = None,
+        shield: bool = False,  # noqa: A002 -- the word users know
     ) -> Scope:
         """Open the account of one task, as a child of the scope that is open here.
 
@@ -220,5 +224,3 @@ def _prices(value: object) -> dict[str, Price]:
             msg = f"prices[{model!r}]: {error}"
             raise type(error)(msg) from None
     return prices
-
-

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from budgetguard import notices
 from budgetguard.admission import SECONDS, Grant, Short, decide, demand_of, lacking
-from budgetguard.efforts.scale import lower
+from budgetguard.efforts.scale import THINKING_TOKENS, lower
 from budgetguard.ladder import Choice, choose
 from budgetguard.plan import EMPTY, End, Plan
 from budgetguard.policy import State
@@ -39,7 +39,9 @@ class Ended(NamedTuple):
     end: End
 
 
-def attempt(scope: Scope, call: Call, owner: object, waiter: Waiter | None = None) -> Ticket | Short:
+def attempt(
+    scope: Scope, call: Call, owner: object, waiter: Waiter | None = None
+) -> Ticket | Short:
     """Admit a call now, or say which scope lacks room for the moment (and queue the waiter there).
 
     Raises:
@@ -220,7 +222,7 @@ def _commit(  # noqa: PLR0913 -- everything that was decided about the call
         for account, reserve in grant.reserves:
             loop.keep(account, reserve)
     cap = grant.cap if scope.sends_cap or plan.max_output_tokens is not None else None
-    said = Plan(plan.effort, plan.thinking_tokens, cap, choice.rung, grant.final, None)
+    said = Plan(plan.effort, _thinking(plan), cap, choice.rung, grant.final, None)
     ticket = Ticket(
         f"{scope.id}-{next(_call_ids)}",
         scope,
@@ -235,6 +237,14 @@ def _commit(  # noqa: PLR0913 -- everything that was decided about the call
     )
     STORE.in_flight.add(ticket)
     return ticket
+
+
+def _thinking(plan: Plan) -> int | None:
+    """The thinking budget of a Plan, which its effort bounds too."""
+    by_effort = None if plan.effort is None else THINKING_TOKENS[plan.effort]
+    if plan.thinking_tokens is None or by_effort is None:
+        return by_effort if plan.thinking_tokens is None else plan.thinking_tokens
+    return min(by_effort, plan.thinking_tokens)
 
 
 def _latch(scope: Scope, ended: Ended) -> None:
@@ -260,5 +270,3 @@ def _observe(scope: Scope, call: Call, loop: Loop | None, choice: Choice) -> Non
         notices.decided(
             scope, decision, METERS[short.meter], asked=call.model, used=None, observed=True
         )
-
-

@@ -33,7 +33,9 @@ def choose(scope: Scope, call: Call, plan: Plan) -> Choice:
     own = _priced(scope, call, call.model, 0)
     if not plan.rung:
         return own
-    ladder = next((each.budget.ladder for each in reversed(scope.answering) if each.budget.ladder), ())
+    ladder = next(
+        (each.budget.ladder for each in reversed(scope.answering) if each.budget.ladder), ()
+    )
     for rung in range(min(plan.rung, len(ladder)), len(ladder) + 1) if ladder else ():
         cheaper = _priced(scope, call, ladder[rung - 1], rung)
         if _is_cheaper(cheaper, own, call):

@@ -6,7 +6,7 @@ keeps none, so that the outer one can still answer. A loop gets one last call in
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from budgetguard.counting import Conversation
@@ -33,7 +33,7 @@ class Loop:
         self.largest_output = 0
         self.granted = False
         """Whether its last call was granted."""
-        self.conversation: Conversation | None = None
+        self.conversation: Conversation[Any] | None = None
         self._kept_in: list[Account] = []
 
     def is_outermost(self, account: Account) -> bool:

@@ -335,5 +335,3 @@ def _weigh(plan: Plan, stakes: Stakes, *, by_difficulty: bool) -> Plan:
     return Plan(
         level, plan.thinking_tokens, plan.max_output_tokens, plan.rung, plan.final, plan.end
     )
-
-

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Awaitable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from budgetguard import events, notices
 from budgetguard.call import Call
@@ -26,7 +26,18 @@ from budgetguard.mode import forced_mode
 from budgetguard.plan import End
 from budgetguard.policy import AnyPolicy, State, remaining
 from budgetguard.rules import DEFAULT_POLICY, Observe
-from budgetguard.spend import METERS, OUTPUT, REASONING, TOKENS, USD, ZERO, Limits, Spend, Vector, usd
+from budgetguard.spend import (
+    METERS,
+    OUTPUT,
+    REASONING,
+    TOKENS,
+    USD,
+    ZERO,
+    Limits,
+    Spend,
+    Vector,
+    usd,
+)
 from budgetguard.standing import Outcome, Standing
 from budgetguard.stores.memory import STORE
 from budgetguard.ticket import Ticket
@@ -82,7 +93,7 @@ class Scope:
         self.account = STORE.account(budget.name, id)
         self.standing = Standing()
         self.loops: dict[str, Loop] = {} if parent is None else parent.loops
-        self.conversation: Conversation | None = None
+        self.conversation: Conversation[Any] | None = None
         self._prompt = prompt
         self._difficulty: Difficulty | None = None if budget.estimator else UNKNOWN
         self._own = ZERO
@@ -202,7 +213,9 @@ class Scope:
         if isinstance(verdict, Ticket):
             return verdict
         if would_block_the_loop():
-            raise self.busy(verdict, "waiting would block the event loop of this thread: use ainvoke")
+            raise self.busy(
+                verdict, "waiting would block the event loop of this thread: use ainvoke"
+            )
         waiter = ThreadWaiter()
         return waiter.run(self._steps(call, waiter))
 
@@ -252,6 +265,13 @@ class Scope:
         if loop is None:
             loop = self.loops[path[-1]] = Loop(path, self)
         return loop
+
+    def holder(self, path: tuple[str, ...]) -> Loop | Self:
+        """What keeps the conversation of an agent loop, or of the calls outside any loop."""
+        if not path:
+            return self
+        with STORE.lock:
+            return self.loop(path)
 
     def forget_loop(self, id: str) -> None:  # noqa: A002 -- the word used everywhere
         """Give back what an agent loop kept for its last call; call under the store's lock."""
@@ -364,7 +384,4 @@ def _exhausted(budget: Budget) -> State:
         amounts[meter] = limit
     tokens, sent, output, reasoning, turns, nano = amounts
     settled = (tokens, sent, output, reasoning, turns, nano)
-    return State(
-        budget, Call(), settled=settled, elapsed=budget.seconds or 0.0, turn=turns + 1
-    )
-
+    return State(budget, Call(), settled=settled, elapsed=budget.seconds or 0.0, turn=turns + 1)

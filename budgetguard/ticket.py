@@ -109,7 +109,9 @@ class Ticket:
         output = delivered_tokens + (held_output // 2 if hidden else 0)
         self.settle(
             Usage(
-                input_tokens=self.need[INPUT], output_tokens=min(output, held_output), estimated=True
+                input_tokens=self.need[INPUT],
+                output_tokens=min(output, held_output),
+                estimated=True,
             )
         )
 
@@ -165,5 +167,3 @@ class Ticket:
                 overshoot_tokens=max(0, usage.tokens - self.need[TOKENS]),
             )
         )
-
-

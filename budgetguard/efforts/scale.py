@@ -58,6 +58,11 @@ def one_less(level: Effort) -> Effort:
     return EFFORTS[max(0, _RANK[level] - 1)]
 
 
+def effort_of(thinking_tokens: int) -> Effort:
+    """The level whose room for thinking is at least this many tokens."""
+    return next((e for e in EFFORTS if thinking_tokens <= THINKING_TOKENS[e]), "max")
+
+
 def at_most(level: Effort, allowed: tuple[Effort, ...]) -> Effort | None:
     """The strongest allowed level that is not above `level`, else the weakest allowed one.
 

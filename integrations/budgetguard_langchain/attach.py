@@ -1,0 +1,49 @@
+"""attach: a guarded copy of a model, or a runnable with the handler; the argument is untouched."""
+
+from __future__ import annotations
+
+import functools
+from typing import TypeVar
+
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.runnables import Runnable
+
+from budgetguard import Budget
+from budgetguard_langchain.entry_points import guarded_methods
+from budgetguard_langchain.handler import BudgetCallbackHandler
+from budgetguard_langchain.runs import Guard
+
+R = TypeVar("R", bound=Runnable)  # pyright: ignore[reportMissingTypeArgument]
+
+
+def attach(target: R, budget: Budget) -> R:
+    """Put a chat model, chain or agent that exists already under a budget.
+
+    A chat model gets a guarded copy of a dynamic subclass, so that `isinstance`, settings and HTTP
+    clients stay as they are and nothing is patched; each call made outside a scope is a task. Any
+    other runnable is returned with a `BudgetCallbackHandler`; each root run is a task.
+
+    Args:
+        target: A chat model or any other runnable; it is left as it is.
+        budget: The budget of each task.
+
+    Raises:
+        TypeError: If `target` is not a runnable or `budget` is not a Budget.
+    """
+    if not isinstance(budget, Budget):
+        msg = f"budget must be a Budget, not {budget!r}"
+        raise TypeError(msg)
+    if isinstance(target, BaseChatModel):
+        copy = target.model_copy()
+        object.__setattr__(copy, "__class__", _guarded_class(type(target), budget))  # noqa: PLC2801 -- pydantic forbids the assignment
+        return copy
+    if not isinstance(target, Runnable):
+        msg = f"attach() takes a chat model or another runnable, not {target!r}"
+        raise TypeError(msg)
+    return target.with_config(callbacks=[BudgetCallbackHandler(budget)])  # type: ignore[return-value]
+
+
+@functools.lru_cache(maxsize=256)
+def _guarded_class(base: type[BaseChatModel], budget: Budget) -> type[BaseChatModel]:
+    methods = guarded_methods(base, Guard(budget))
+    return type(base.__name__, (base,), {"__module__": base.__module__, **methods})

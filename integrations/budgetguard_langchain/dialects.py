@@ -1,0 +1,215 @@
+"""The field names of each model class: what the caller asked for, and how to steer a request.
+
+The values come from `budgetguard.efforts`; here are only the names. `kwargs` are per-call
+arguments, a copy of the model is made (sharing its HTTP clients) only where a field beats them.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from budgetguard.efforts import EFFORTS, Asked, Effort, Steering, anthropic, family_of, openai_chat
+from budgetguard.efforts.facts import UNKNOWN
+from budgetguard.efforts.scale import effort_of
+
+if TYPE_CHECKING:
+    from langchain_core.language_models.chat_models import BaseChatModel
+
+    from budgetguard import Plan
+
+_log = logging.getLogger("budgetguard")
+
+Steered = tuple["BaseChatModel", dict[str, Any]]
+
+
+class Dialect:
+    """A model class of which only the name of its output cap can be found out."""
+
+    CAPS: Final = ("max_tokens", "max_output_tokens", "num_predict")
+
+    def asked(self, model: BaseChatModel, kwargs: dict[str, Any]) -> Asked:
+        """What the caller asked for, on the model or with the call."""
+        cap = self._own_cap(model, kwargs)
+        return Asked(UNKNOWN, max_output_tokens=cap, tools=bool(kwargs.get("tools")))
+
+    def steering(self, plan: Plan, asked: Asked) -> Steering:
+        """What the Plan changes; of an unknown class only the output cap."""
+        cap = plan.max_output_tokens
+        if cap is not None and asked.max_output_tokens is not None:
+            cap = cap if cap < asked.max_output_tokens else None
+        return Steering(max_output_tokens=cap)
+
+    def apply(self, model: BaseChatModel, kwargs: dict[str, Any], steering: Steering) -> Steered:
+        """The model and the arguments that make the steered request."""
+        cap = steering.max_output_tokens
+        if cap is None:
+            return model, kwargs
+        names = [name for name in self.CAPS if name in type(model).model_fields]
+        if not names:
+            _say_unsteered(type(model).__name__)
+            return model, kwargs
+        if names[0] in kwargs:
+            return model, {**kwargs, names[0]: cap}
+        return with_fields(model, {names[0]: cap}), kwargs
+
+    def _own_cap(self, model: BaseChatModel, kwargs: dict[str, Any]) -> int | None:
+        for name in ("max_completion_tokens", *self.CAPS):
+            cap = kwargs.get(name)
+            if cap is None and name in model.model_fields_set:
+                cap = getattr(model, name, None)
+            if isinstance(cap, int) and cap > 0:
+                return cap
+        return None
+
+
+class OpenAIChat(Dialect):
+    """ChatOpenAI and AzureChatOpenAI on Chat Completions."""
+
+    def asked(self, model: BaseChatModel, kwargs: dict[str, Any]) -> Asked:
+        """What the caller asked for, on the model or with the call."""
+        reasoning = kwargs.get("reasoning") or getattr(model, "reasoning", None) or {}
+        effort = kwargs.get("reasoning_effort") or getattr(model, "reasoning_effort", None)
+        family = family_of(model_name(model, kwargs))
+        level = _level(effort or reasoning.get("effort"))
+        return Asked(
+            family,
+            effort=level,
+            thinks=family.thinks != "never" and (level or family.default or "none") != "none",
+            max_output_tokens=self._own_cap(model, kwargs),
+            tools=bool(kwargs.get("tools")),
+        )
+
+    def steering(self, plan: Plan, asked: Asked) -> Steering:
+        """What the Plan changes."""
+        return openai_chat(plan, asked)
+
+    def apply(self, model: BaseChatModel, kwargs: dict[str, Any], steering: Steering) -> Steered:
+        """The model and the arguments; streams are always asked for their usage."""
+        if steering.max_output_tokens is not None:
+            kwargs = {k: v for k, v in kwargs.items() if k != "max_tokens"}
+            kwargs["max_completion_tokens"] = steering.max_output_tokens
+        if steering.effort is not None and not _uses_responses(model, kwargs):
+            kwargs = {**kwargs, "reasoning_effort": steering.effort}
+        if steering.tools_off:
+            kwargs = {**kwargs, "tool_choice": "none"}
+        if not getattr(model, "stream_usage", True):
+            model = with_fields(model, {"stream_usage": True})
+        return model, kwargs
+
+
+class Anthropic(Dialect):
+    """ChatAnthropic."""
+
+    def asked(self, model: BaseChatModel, kwargs: dict[str, Any]) -> Asked:
+        """What the caller asked for, on the model or with the call."""
+        thinking = getattr(model, "thinking", None) or kwargs.get("thinking") or {}
+        config = {
+            **(getattr(model, "output_config", None) or {}),
+            **kwargs.get("output_config", {}),
+        }
+        effort = kwargs.get("effort") or kwargs.get("reasoning_effort") or config.get("effort")
+        family, budget = family_of(model_name(model, kwargs)), thinking.get("budget_tokens")
+        level = _level(effort or getattr(model, "reasoning_effort", None))
+        return Asked(
+            family,
+            effort=level or (effort_of(budget) if budget else None),
+            thinks=thinking.get("type", family.thinks) in ("enabled", "adaptive", "always"),
+            thinking_tokens=budget,
+            max_output_tokens=self._own_cap(model, kwargs),
+            tools=bool(kwargs.get("tools")),
+        )
+
+    def steering(self, plan: Plan, asked: Asked) -> Steering:
+        """What the Plan changes."""
+        return anthropic(plan, asked)
+
+    def apply(self, model: BaseChatModel, kwargs: dict[str, Any], steering: Steering) -> Steered:
+        """The model and the arguments; a `thinking` field beats an argument, so it is replaced."""
+        if steering.max_output_tokens is not None:
+            kwargs = {**kwargs, "max_tokens": steering.max_output_tokens}
+        if steering.effort is not None:
+            kwargs = _with_effort(kwargs, steering.effort)
+        if steering.tools_off:
+            kwargs = {**kwargs, "tool_choice": {"type": "none"}}
+        if steering.thinking_tokens is not None:
+            thinking = _thinking(steering.thinking_tokens)
+            if "thinking" in kwargs:
+                kwargs = {**kwargs, "thinking": thinking}
+            if getattr(model, "thinking", None) is not None:
+                model = with_fields(model, {"thinking": thinking})
+        return model, kwargs
+
+
+def _with_effort(kwargs: dict[str, Any], effort: Effort) -> dict[str, Any]:
+    """Set it where the caller did; `output_config` because, unlike `effort`, it adds no thinking."""
+    for name in ("effort", "reasoning_effort"):
+        if kwargs.get(name):
+            return {**kwargs, name: effort}
+    return {**kwargs, "output_config": {**kwargs.get("output_config", {}), "effort": effort}}
+
+
+def _thinking(tokens: int) -> dict[str, Any]:
+    return {"type": "enabled", "budget_tokens": tokens} if tokens else {"type": "disabled"}
+
+
+@functools.cache
+def dialect_of(kind: type) -> Dialect:
+    """The dialect of a model class, found by name so that no partner package is imported."""
+    for base in kind.__mro__:
+        where = f"{base.__module__.partition('.')[0]}.{base.__name__}"
+        if where in ("langchain_openai.ChatOpenAI", "langchain_openai.AzureChatOpenAI"):
+            return OpenAIChat()
+        if where == "langchain_anthropic.ChatAnthropic":
+            return Anthropic()
+    return Dialect()
+
+
+def with_fields(model: BaseChatModel, fields: dict[str, Any]) -> BaseChatModel:
+    """A copy of the model with other fields, sharing its HTTP clients."""
+    copy = model.model_copy(update=fields)
+    copy.__dict__.pop("_serialized", None)  # a cached property, which would show the old fields
+    return copy
+
+
+def model_name(model: BaseChatModel, kwargs: dict[str, Any]) -> str:
+    """The name of the model that a call will use."""
+    for name in (
+        kwargs.get("model"),
+        getattr(model, "model_name", None),
+        getattr(model, "model", None),
+    ):
+        if isinstance(name, str):
+            return name
+    return type(model).__name__
+
+
+@functools.cache
+def provider_of(kind: type) -> str | None:
+    """Who serves a model class, where its class tells; it helps to find the price."""
+    dialect = dialect_of(kind)
+    if isinstance(dialect, OpenAIChat):
+        return "openai"
+    return "anthropic" if isinstance(dialect, Anthropic) else None
+
+
+def _level(value: object) -> Effort | None:
+    return next((level for level in EFFORTS if level == value), None)
+
+
+def _uses_responses(model: BaseChatModel, kwargs: dict[str, Any]) -> bool:
+    """Whether ChatOpenAI will call the Responses API, which names effort differently."""
+    return bool(
+        getattr(model, "use_responses_api", None)
+        or getattr(model, "reasoning", None)
+        or kwargs.get("reasoning")
+    )
+
+
+@functools.cache
+def _say_unsteered(kind: str) -> None:
+    """Say once for each class that its output cannot be capped."""
+    _log.warning(
+        "%s names no output cap known to budgetguard: its calls are counted, not capped", kind
+    )

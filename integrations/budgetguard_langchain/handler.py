@@ -1,0 +1,193 @@
+"""BudgetCallbackHandler: a budget for an agent, chain or model that exists already, in one line.
+
+The handler says which run is a task and keeps its scope. It refuses nothing itself: every chat
+model call passes the guarded entry points (`entry_points`), which ask the run's scope.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.callbacks import BaseCallbackHandler
+
+from budgetguard import Budget, BudgetGuardError, events
+from budgetguard_langchain import entry_points, runs
+from budgetguard_langchain.errors import unswallowable
+from budgetguard_langchain.guarded_call import is_guarded
+from budgetguard_langchain.runs import BudgetSource, Guard, RunInfo
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from langchain_core.messages import BaseMessage
+
+_log = logging.getLogger("budgetguard")
+
+
+class BudgetCallbackHandler(BaseCallbackHandler):
+    """Put every task of an agent, chain or model under a budget.
+
+    Each root run is one task with its own scope; a run inside an open scope of an equal Budget
+    joins it, inside a scope of another Budget it opens a child. One handler may be shared by any
+    number of runs, threads and event loops.
+    """
+
+    raise_error = True  # LangChain: a raised refusal aborts the run instead of being logged
+    run_inline = True  # LangChain: call it in the run's own context, also under asyncio
+
+    def __init__(
+        self,
+        budget: BudgetSource = None,
+        *,
+        id: Callable[[RunInfo], str | None] | None = None,  # noqa: A002 -- the word users know
+    ) -> None:
+        """Make a handler; the first one installs the guarded entry points.
+
+        Args:
+            budget: A Budget, or a callable that chooses one for a root run (`None`: that run is
+                unguarded); left out, the scope that is open where the run starts is used.
+            id: Chooses the account of a root run, so that several runs share one, as in
+                `id=lambda run: run.thread_id`.
+
+        Raises:
+            TypeError: If `budget` or `id` is neither of these.
+        """
+        if budget is not None and not isinstance(budget, Budget) and not callable(budget):
+            msg = f"budget must be a Budget or a callable that returns one, not {budget!r}"
+            raise TypeError(msg)
+        if id is not None and not callable(id):
+            msg = f"id must be a callable, as in id=lambda run: run.thread_id, not {id!r}"
+            raise TypeError(msg)
+        self.guard = Guard(budget, id)
+        self._warned: set[str] = set()
+        entry_points.install()
+
+    def on_chain_start(
+        self,
+        serialized: dict[str, Any] | None,
+        inputs: Any,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Open the scope of a root run; note which scope any other run belongs to."""
+
+        def info() -> RunInfo:
+            return _info(kwargs.get("name"), tags, metadata, inputs)
+
+        self._start(run_id, parent_run_id, tags, info)
+
+    def on_tool_start(
+        self,
+        serialized: dict[str, Any] | None,
+        input_str: str,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        inputs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Make the task's scope the open one inside the tool."""
+
+        def info() -> RunInfo:
+            return _info(kwargs.get("name"), tags, metadata, None)
+
+        known = run_id in runs.RUNS
+        run = self._start(run_id, parent_run_id, tags, info)
+        if not known:
+            runs.enter(run, run_id)
+
+    def _start(
+        self,
+        run_id: UUID,
+        parent_run_id: UUID | None,
+        tags: list[str] | None,
+        info: Callable[[], RunInfo],
+    ) -> runs.Run:
+        try:
+            return runs.start(self.guard, run_id, parent_run_id, tags, info)
+        except BudgetGuardError as error:
+            raise unswallowable(error) from None
+
+    def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Close what the run opened."""
+        runs.end(run_id)
+
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Close what the run opened; a refusal, a cancellation or an early close is no error."""
+        runs.end(run_id, error=is_failure(error))
+
+    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Leave the tool's context."""
+        runs.end(run_id)
+
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Leave the tool's context."""
+        runs.end(run_id, error=is_failure(error))
+
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any] | None,
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Notice a chat model that overrides an entry point, and so escaped the guard."""
+        if not is_guarded(run_id):
+            self._tell_unmetered(serialized, parent_run_id, "overrides a guarded entry point")
+
+    def on_llm_start(
+        self,
+        serialized: dict[str, Any] | None,
+        prompts: list[str],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Notice a completion model, which is not guarded."""
+        self._tell_unmetered(serialized, parent_run_id, "is a completion model, not a chat model")
+
+    def _tell_unmetered(
+        self, serialized: dict[str, Any] | None, parent_run_id: UUID | None, why: str
+    ) -> None:
+        names: list[str] = (serialized or {}).get("id") or ["a model"]
+        what = f"{names[-1]} {why}"
+        run = runs.RUNS.get(parent_run_id) if parent_run_id is not None else None
+        scope = runs.innermost(run.scope if run is not None else None)
+        if what not in self._warned:
+            self._warned.add(what)
+            _log.warning("%s: its calls are not under the budget", what)
+        if events.listening():
+            path, scope_id = ("", "") if scope is None else (scope.path, scope.id)
+            events.emit(events.Unmetered(path=path, scope_id=scope_id, what=what))
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether a run that ended with `error` failed, rather than was refused, stopped or paused."""
+    if isinstance(error, BudgetGuardError) or not isinstance(error, Exception):
+        return False
+    return not any(kind.__name__ == "GraphBubbleUp" for kind in type(error).__mro__)
+
+
+def _info(
+    name: str | None, tags: list[str] | None, metadata: dict[str, Any] | None, inputs: object
+) -> RunInfo:
+    known = metadata or {}
+    thread = known.get("thread_id")
+    return RunInfo(
+        name=name,
+        tags=tuple(tags or ()),
+        metadata=known,
+        thread_id=None if thread is None else str(thread),
+        prompt=runs.prompt_of(inputs),
+    )

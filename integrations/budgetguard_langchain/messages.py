@@ -1,0 +1,63 @@
+"""What a LangChain message puts on the wire, for counting; never kept."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MEDIA_TOKENS: Final = 1_600
+"""Upper estimate of an image or another piece of media, in tokens.
+
+Anthropic bounds an image at about 1,600 tokens; OpenAI's high detail comes to 765 for a square one
+(platform.claude.com/docs, vision; platform.openai.com/docs, images).
+"""
+
+LAST_CALL: Final = (
+    "The budget for this task is used up: this is your last answer. Do not call any tool. Say what "
+    "you found or did, what is still open, and answer as well as you can."
+)
+"""What is appended to the input of the last call of an agent loop."""
+
+
+def texts(message: BaseMessage) -> Iterator[str | int]:
+    """The pieces of a message: text to be counted, or a number of tokens for what is not text."""
+    content = message.content
+    if isinstance(content, str):
+        yield content
+    else:
+        for block in content:
+            yield from _block(block)
+    if isinstance(message, AIMessage):
+        for call in message.tool_calls:
+            yield call["name"]
+            yield json.dumps(call["args"], ensure_ascii=False, default=str)
+
+
+def _block(block: str | dict[str, Any]) -> Iterator[str | int]:
+    if isinstance(block, str):
+        yield block
+        return
+    kind = block.get("type")
+    if kind in ("text", "thinking", "reasoning"):
+        yield str(block.get("text") or block.get(str(kind)) or "")
+    elif kind in ("tool_use", "tool_call", "input_json_delta", "function_call"):
+        return  # counted as one of the message's tool_calls
+    elif kind in ("image", "image_url", "input_image", "audio", "video", "file", "document"):
+        yield MEDIA_TOKENS
+    else:
+        yield json.dumps(block, ensure_ascii=False, default=str)
+
+
+def is_answer(message: BaseMessage) -> bool:
+    """Whether a model wrote it."""
+    return isinstance(message, AIMessage)
+
+
+def with_last_instruction(messages: list[BaseMessage]) -> list[BaseMessage]:
+    """A copy of the conversation that asks for the last answer; the caller's list is untouched."""
+    return [*messages, HumanMessage(LAST_CALL)]

@@ -1,0 +1,201 @@
+"""Which run of LangChain belongs to which scope.
+
+One registry for all handlers, because several of them may guard one run: they nest, in the order
+of the list. It knows runs only while they run; the end of a task forgets every run below it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from budgetguard import Budget, NoOpenBudget, Scope, current_scope
+from budgetguard.mode import forced_mode
+from budgetguard.stores.memory import STORE
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+_log = logging.getLogger("budgetguard")
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What the callables of a handler are told of a root run."""
+
+    name: str | None = None
+    """Name of the chain, graph or model."""
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Metadata of the run, `configurable` keys included."""
+    thread_id: str | None = None
+    """LangGraph's `configurable["thread_id"]`, where there is one."""
+    prompt: str | None = None
+    """The last thing a person said in the input."""
+
+
+BudgetSource = Budget | Callable[[RunInfo], Budget | None] | None
+"""A Budget, or what chooses one for a root run (`None`: unguarded), or nothing: the open scope."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Guard:
+    """One attached budget: what to open for a task, and under which id."""
+
+    source: BudgetSource
+    id: Callable[[RunInfo], str | None] | None = None
+
+    def open(self, base: Scope | None, run: RunInfo) -> Scope | None:
+        """The scope this guard adds below `base` for a task; `None` if it adds none.
+
+        Raises:
+            NoOpenBudget: If the guard has no budget and no scope is open.
+        """
+        if self.source is None:
+            if base is None:
+                msg = "BudgetCallbackHandler() has no budget and no scope is open: pass one, or `with budget.open():`"
+                raise NoOpenBudget(msg)
+            return None
+        budget = self.source if isinstance(self.source, Budget) else self.source(run)
+        if budget is None:
+            return None
+        if base is not None and any(each.budget == budget for each in base.billed):
+            return None
+        id_ = None if self.id is None else self.id(run)
+        return Scope(budget, parent=base, id=None if id_ is None else str(id_), prompt=run.prompt)
+
+
+class Run:
+    """A run, and the scope its model calls belong to."""
+
+    __slots__ = ("active", "guards", "in_graph", "owned", "path", "scope", "task")
+
+    def __init__(self, scope: Scope | None, path: tuple[str, ...], task: set[UUID]) -> None:
+        self.scope = scope
+        self.path = path
+        """Ids of the graphs and tools around, outermost first: what agent loops are told by."""
+        self.task = task
+        """Every run of the task."""
+        self.in_graph = False
+        """Whether it runs inside a node of a graph, with no tool in between."""
+        self.guards: tuple[Guard, ...] = ()
+        self.owned: list[Scope] = []
+        self.active: contextlib.AbstractContextManager[Scope] | None = None
+
+
+RUNS: Final[dict[UUID, Run]] = {}
+"""The runs in progress. One dict operation at a time, so no lock is needed."""
+
+
+def innermost(scope: Scope | None) -> Scope | None:
+    """The open scope of this context if it lies below `scope`, else `scope`."""
+    current = current_scope()
+    if current is None or scope is None:
+        return scope or current
+    return current if scope in current.billed else scope
+
+
+def start(
+    guard: Guard,
+    run_id: UUID,
+    parent_id: UUID | None,
+    tags: list[str] | None,
+    info: Callable[[], RunInfo],
+) -> Run:
+    """Note that a run started under `guard`; open the guard's scope if its task starts here."""
+    run = RUNS.get(run_id)
+    if run is None:
+        run = RUNS[run_id] = _below(run_id, parent_id, tags)
+    if guard not in run.guards:
+        run.guards = (*run.guards, guard)
+        if forced_mode() != "off":
+            own = guard.open(innermost(run.scope), info())
+            if own is not None:
+                run.owned.append(own)
+                run.scope = own
+            elif run.scope is None:
+                run.scope = current_scope()
+    return run
+
+
+def _below(run_id: UUID, parent_id: UUID | None, tags: list[str] | None) -> Run:
+    parent = RUNS.get(parent_id) if parent_id is not None else None
+    if parent is None:
+        return Run(None, (str(run_id),), {run_id})
+    run = Run(parent.scope, parent.path, parent.task)
+    run.guards, run.in_graph = parent.guards, parent.in_graph
+    if tags and any(tag.startswith("graph:step:") for tag in tags):
+        run.in_graph = True
+        graph = str(parent_id)
+        run.path = parent.path if graph in parent.path else (*parent.path, graph)
+    parent.task.add(run_id)
+    return run
+
+
+def end(run_id: UUID, *, error: bool = False) -> None:
+    """Note that a run ended: close what it opened, and forget it and everything below it."""
+    run = RUNS.pop(run_id, None)
+    if run is None:
+        return
+    leave(run)
+    if run.scope is not None and str(run_id) in run.scope.loops:
+        with STORE.lock:
+            run.scope.forget_loop(str(run_id))
+    for scope in reversed(run.owned):
+        scope.close(error=error)
+    run.task.discard(run_id)
+    if run.path[0] == str(run_id):
+        for below in run.task:
+            RUNS.pop(below, None)
+
+
+def leave(run: Run) -> None:
+    """Undo `enter`."""
+    active, run.active = run.active, None
+    if active is not None:
+        with contextlib.suppress(ValueError):  # ended in another context than it started in
+            active.__exit__(None, None, None)
+
+
+def enter(run: Run, run_id: UUID) -> None:
+    """A tool runs here: its context's open scope is the task's, and what loops in it is inner."""
+    run.path, run.in_graph = (*run.path, str(run_id)), False
+    scope = innermost(run.scope)
+    if scope is not None:
+        run.active = scope.activate()
+        run.active.__enter__()
+
+
+def prompt_of(inputs: object) -> str | None:
+    """The last thing a person said, in whatever a chain was given."""
+    if isinstance(inputs, str):
+        return inputs
+    if isinstance(inputs, Mapping):
+        for key in ("messages", "input", "question", "query"):
+            if key in inputs:
+                return prompt_of(inputs[key])  # pyright: ignore[reportUnknownArgumentType]
+        return None
+    if isinstance(inputs, (list, tuple)):
+        for message in reversed(inputs):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+            text = _said_by_a_person(message)
+            if text is not None:
+                return text
+    return None
+
+
+def _said_by_a_person(message: Any) -> str | None:
+    if isinstance(message, str):
+        return message
+    if isinstance(message, tuple) and len(message) == 2:  # pyright: ignore[reportUnknownArgumentType] # noqa: PLR2004 -- ("user", text)
+        role, text = message  # pyright: ignore[reportUnknownVariableType]
+        return text if role in ("user", "human") and isinstance(text, str) else None
+    if isinstance(message, Mapping):
+        role = message.get("role") or message.get("type")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        text = message.get("content")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        return text if role in ("user", "human") and isinstance(text, str) else None
+    if getattr(message, "type", None) == "human":
+        return str(message.text)
+    return None
