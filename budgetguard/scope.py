@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Awaitable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from budgetguard import events, notices
 from budgetguard.call import Call
@@ -67,6 +67,19 @@ if hasattr(os, "register_at_fork"):
 def current_scope() -> Scope | None:
     """The scope that is open here: in this thread, task or tool; `None` if none is."""
     return _current.get()
+
+
+class Counts(NamedTuple):
+    """What became of the calls of a scope."""
+
+    admitted: int
+    settled: int
+    released: int
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that are neither settled nor released."""
+        return self.admitted - self.settled - self.released
 
 
 class Scope:
@@ -161,6 +174,12 @@ class Scope:
         """What providers billed beyond what was held."""
         tokens, sent, output, reasoning, turns, nano = self.account.overshoot
         return Spend.of((tokens, sent, output, reasoning, turns, nano))
+
+    @property
+    def counts(self) -> Counts:
+        """Calls admitted, settled and released here and below; the rest is in flight."""
+        account = self.account
+        return Counts(account.admitted, account.settlements, account.released)
 
     @property
     def own(self) -> Spend:
