@@ -17,7 +17,7 @@ from budgetguard.errors import (
     ScopeClosed,
     UnpricedModelError,
 )
-from budgetguard.events import log_to, subscribe
+from budgetguard.events import Decided, Event, Settled, log_to, subscribe
 from budgetguard.plan import Plan
 from budgetguard.policy import Condition, Policy, State, when
 from budgetguard.pricing import Price
@@ -48,7 +48,9 @@ __all__ = [
     "BudgetStopped",
     "Call",
     "Condition",
+    "Decided",
     "Difficulty",
+    "Event",
     "Limits",
     "NoOpenBudget",
     "Plan",
@@ -56,6 +58,7 @@ __all__ = [
     "Price",
     "Scope",
     "ScopeClosed",
+    "Settled",
     "Spend",
     "State",
     "Task",

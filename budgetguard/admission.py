@@ -169,20 +169,25 @@ def decide(demand: Demand, scopes: Sequence[Scope], *, last: bool) -> Grant | Sh
     if loop is not None and not last:
         floor = max(floor, min(demand.want, loop.largest_output))
     cap = demand.want
-    keepers: list[Scope] = []
+    keepers: list[Scope] | None = None
     for scope in scopes:
-        keeps = not last and loop is not None and scope.owes_last_call
-        keeps = keeps and loop is not None and loop.is_outermost(scope.account)
+        keeps = loop is not None and not last and keeps_reserve(scope, loop)
         fits = _cap_in(demand, scope, keeps=keeps, floor=floor)
         if isinstance(fits, Short):
             return fits
-        cap = min(cap, fits)
+        if fits < cap:
+            cap = fits
         if keeps:
-            keepers.append(scope)
-    reserves = tuple(
-        (scope.account, demand.reserve(cap, scope.budget.answer_tokens)) for scope in keepers
-    )
-    return Grant(cap, demand.need(cap), last, reserves)
+            keepers = [*(keepers or ()), scope]
+    if keepers is None:
+        return Grant(cap, demand.need(cap), last)
+    reserves = [(each.account, demand.reserve(cap, each.budget.answer_tokens)) for each in keepers]
+    return Grant(cap, demand.need(cap), last, tuple(reserves))
+
+
+def keeps_reserve(scope: Scope, loop: Loop) -> bool:
+    """Whether a last call of that loop is owed by that scope, and kept back for."""
+    return scope.owes_last_call and loop.is_outermost(scope.account)
 
 
 def _cap_in(demand: Demand, scope: Scope, *, keeps: bool, floor: int) -> int | Short:
@@ -198,7 +203,8 @@ def _cap_in(demand: Demand, scope: Scope, *, keeps: bool, floor: int) -> int | S
             fits = demand.largest_cap(meter, room)
         if fits < floor:
             return Short(scope, meter, demand.need(floor)[meter])
-        cap = min(cap, fits)
+        if fits < cap:
+            cap = fits
     return cap
 
 

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from budgetguard import notices
-from budgetguard.admission import SECONDS, Grant, Short, decide, demand_of, lacking
+from budgetguard.admission import SECONDS, Grant, Short, decide, demand_of, keeps_reserve, lacking
 from budgetguard.efforts.scale import THINKING_TOKENS, lower
 from budgetguard.ladder import Choice, choose
 from budgetguard.plan import EMPTY, End, Plan
 from budgetguard.policy import State
-from budgetguard.spend import METERS, TURNS, Vector
+from budgetguard.spend import METERS, TURNS
 from budgetguard.stores.memory import STORE
 from budgetguard.ticket import Ticket
 
@@ -86,8 +85,8 @@ def ask(scope: Scope, call: Call) -> Plan:
     state = State(
         scope.budget,
         call,
-        settled=_frozen(settled),
-        held=_frozen(held),
+        settled=settled,
+        held=held,
         elapsed=scope.elapsed(),
         turn=settled[TURNS] + held[TURNS] + 1,
         difficulty=scope.difficulty,
@@ -103,12 +102,7 @@ def ask(scope: Scope, call: Call) -> Plan:
         return plan
     keeps = standing.lowered and scope.lowers_once
     effort = latched if keeps else lower(latched, plan.effort)
-    return plan if effort == plan.effort else replace(plan, effort=effort)
-
-
-def _frozen(amounts: list[int]) -> Vector:
-    tokens, sent, output, reasoning, turns, nano = amounts
-    return (tokens, sent, output, reasoning, turns, nano)
+    return plan if effort == plan.effort else plan._replace(effort=effort)
 
 
 def _decide(  # noqa: PLR0913 -- the call, what was planned for it, and where it runs
@@ -155,7 +149,7 @@ def _fit(  # noqa: PLR0913 -- the call, what was planned for it, and where it ru
 
 def _owes(scope: Scope, loop: Loop) -> bool:
     """Whether that scope owes this loop a last call."""
-    return scope.owes_last_call and not loop.granted and loop.is_outermost(scope.account)
+    return not loop.granted and keeps_reserve(scope, loop)
 
 
 def _end_for(scope: Scope, loop: Loop | None, end: End) -> End:

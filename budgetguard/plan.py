@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from budgetguard.efforts.scale import lower
 
@@ -16,8 +15,7 @@ End = Literal["stop", "fail"]
 _END_RANK: Final[dict[End | None, int]] = {None: 0, "stop": 1, "fail": 2}
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What the next call may do. The empty Plan allows everything; `a & b` is the stricter."""
 
     effort: Effort | None = None

@@ -36,6 +36,7 @@ from budgetguard.spend import (
     Limits,
     Spend,
     Vector,
+    plus,
     usd,
 )
 from budgetguard.standing import Outcome, Standing
@@ -160,20 +161,17 @@ class Scope:
     @property
     def spent(self) -> Spend:
         """What was settled here and below; with an id, by every handle of the account."""
-        tokens, sent, output, reasoning, turns, nano = self.account.settled
-        return Spend.of((tokens, sent, output, reasoning, turns, nano), self.elapsed())
+        return Spend.of(self.account.settled, self.elapsed())
 
     @property
     def held(self) -> Spend:
         """What calls in flight hold."""
-        tokens, sent, output, reasoning, turns, nano = self.account.held
-        return Spend.of((tokens, sent, output, reasoning, turns, nano))
+        return Spend.of(self.account.held)
 
     @property
     def overshoot(self) -> Spend:
         """What providers billed beyond what was held."""
-        tokens, sent, output, reasoning, turns, nano = self.account.overshoot
-        return Spend.of((tokens, sent, output, reasoning, turns, nano))
+        return Spend.of(self.account.overshoot)
 
     @property
     def counts(self) -> Counts:
@@ -307,11 +305,7 @@ class Scope:
 
     def add_own(self, used: Vector) -> None:
         """Note what a call of this scope used; call under the store's lock."""
-        a = self._own
-        self._own = (
-            a[0] + used[0], a[1] + used[1], a[2] + used[2],
-            a[3] + used[3], a[4] + used[4], a[5] + used[5],
-        )  # fmt: skip
+        self._own = plus(self._own, used)
 
     def close(self, *, error: bool = False) -> None:
         """Refuse new calls; those in flight still settle. Closing twice changes nothing."""

@@ -48,6 +48,22 @@ def plus(a: Vector, b: Vector) -> Vector:
     return (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4], a[5] + b[5])
 
 
+def minus(a: Vector, b: Vector) -> Vector:
+    """The difference, meter by meter."""
+    return (a[0] - b[0], a[1] - b[1], a[2] - b[2], a[3] - b[3], a[4] - b[4], a[5] - b[5])
+
+
+def exceeds(a: Vector, b: Vector) -> bool:
+    """Whether `a` is above `b` on any meter."""
+    return a[0] > b[0] or a[1] > b[1] or a[2] > b[2] or a[3] > b[3] or a[4] > b[4] or a[5] > b[5]
+
+
+def excess(a: Vector, b: Vector) -> Vector:
+    """How far `a` is above `b`, meter by meter; 0 where it is not."""
+    tokens, sent, output, reasoning, turns, nano = (max(0, x - y) for x, y in zip(a, b, strict=True))
+    return (tokens, sent, output, reasoning, turns, nano)
+
+
 @dataclass(frozen=True, slots=True)
 class Spend:
     """What was used. Adds up exactly, meter by meter."""

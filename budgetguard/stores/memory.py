@@ -11,7 +11,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from budgetguard.spend import ZERO, Vector, plus
+from budgetguard.spend import ZERO, Vector, exceeds, excess, minus, plus
 
 if TYPE_CHECKING:
     from budgetguard.ticket import Ticket
@@ -30,9 +30,9 @@ class Account:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.settled = [0] * 6
-        self.held = [0] * 6
-        self.overshoot = [0] * 6
+        self.settled = ZERO
+        self.held = ZERO
+        self.overshoot = ZERO
         self.reserves: dict[str, Vector] = {}
         """What each agent loop keeps back for its last call, by loop id."""
         self.waiters: deque[Waiter] | None = None
@@ -43,25 +43,20 @@ class Account:
 
     def hold(self, need: Vector) -> None:
         """Hold `need` until it is settled or released."""
-        held = self.held
-        for meter in range(6):
-            held[meter] += need[meter]
+        self.held = plus(self.held, need)
         self.admitted += 1
 
     def settle(self, need: Vector, used: Vector) -> None:
         """Replace a hold by what was really used; what exceeds it is overshoot."""
-        held, settled = self.held, self.settled
-        for meter in range(6):
-            held[meter] -= need[meter]
-            settled[meter] += used[meter]
-            if used[meter] > need[meter]:
-                self.overshoot[meter] += used[meter] - need[meter]
+        self.held = minus(self.held, need)
+        self.settled = plus(self.settled, used)
+        if exceeds(used, need):
+            self.overshoot = plus(self.overshoot, excess(used, need))
         self.settlements += 1
 
     def release(self, need: Vector) -> None:
         """Give a hold back."""
-        for meter in range(6):
-            self.held[meter] -= need[meter]
+        self.held = minus(self.held, need)
         self.released += 1
 
     def reserved_for_others(self, loop: str | None) -> Vector:
