@@ -19,8 +19,8 @@ from budgetguard.errors import (
 )
 from budgetguard.events import Decided, Event, Settled, log_to, subscribe
 from budgetguard.plan import Plan
-from budgetguard.policy import Condition, Policy, State, when
-from budgetguard.pricing import Price
+from budgetguard.policy import Condition, Policy, when
+from budgetguard.price import Price
 from budgetguard.rules import (
     DEFAULT_POLICY,
     cap_output,
@@ -37,6 +37,7 @@ from budgetguard.rules import (
 )
 from budgetguard.scope import Scope, current_scope
 from budgetguard.spend import Limits, Spend, Usage
+from budgetguard.state import State
 from budgetguard.ticket import Ticket
 
 __all__ = [

@@ -135,6 +135,8 @@ class Grant(NamedTuple):
     need: Vector
     final: bool
     reserves: tuple[tuple[Account, Vector], ...] = ()
+    bound_by: int | None = None
+    """The meter that made the cap smaller than wished, or this call the last."""
 
 
 def demand_of(
@@ -168,21 +170,21 @@ def decide(demand: Demand, scopes: Sequence[Scope], *, last: bool) -> Grant | Sh
     floor = demand.least
     if loop is not None and not last:
         floor = max(floor, min(demand.want, loop.largest_output))
-    cap = demand.want
+    cap, bound_by = demand.want, None
     keepers: list[Scope] | None = None
     for scope in scopes:
         keeps = loop is not None and not last and keeps_reserve(scope, loop)
-        fits = _cap_in(demand, scope, keeps=keeps, floor=floor)
-        if isinstance(fits, Short):
-            return fits
+        fits, meter = _cap_in(demand, scope, keeps=keeps)
+        if fits < floor:
+            return Short(scope, meter, demand.need(floor)[meter])
         if fits < cap:
-            cap = fits
+            cap, bound_by = fits, meter
         if keeps:
             keepers = [*(keepers or ()), scope]
     if keepers is None:
-        return Grant(cap, demand.need(cap), last)
+        return Grant(cap, demand.need(cap), last, (), bound_by)
     reserves = [(each.account, demand.reserve(cap, each.budget.answer_tokens)) for each in keepers]
-    return Grant(cap, demand.need(cap), last, tuple(reserves))
+    return Grant(cap, demand.need(cap), last, tuple(reserves), bound_by)
 
 
 def keeps_reserve(scope: Scope, loop: Loop) -> bool:
@@ -190,22 +192,21 @@ def keeps_reserve(scope: Scope, loop: Loop) -> bool:
     return scope.owes_last_call and loop.is_outermost(scope.account)
 
 
-def _cap_in(demand: Demand, scope: Scope, *, keeps: bool, floor: int) -> int | Short:
+def _cap_in(demand: Demand, scope: Scope, *, keeps: bool) -> tuple[int, int]:
+    """The largest output cap that fits a scope by what is settled, and the meter that says so."""
     account = scope.account
     settled = account.settled
     others = _others(account, demand.loop)
-    cap = _PLENTY
+    cap, bound_by = _PLENTY, 0
     for meter, limit in scope.budget.held_limits:
         room = limit - settled[meter] - others[meter]
         if keeps:
             fits = demand.largest_cap_before_last(meter, room, scope.budget.answer_tokens)
         else:
             fits = demand.largest_cap(meter, room)
-        if fits < floor:
-            return Short(scope, meter, demand.need(floor)[meter])
         if fits < cap:
-            cap = fits
-    return cap
+            cap, bound_by = fits, meter
+    return cap, bound_by
 
 
 def lacking(grant: Grant, scopes: Sequence[Scope], loop: Loop | None) -> Short | None:

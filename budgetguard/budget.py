@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from budgetguard.policy import AnyPolicy, check_policy
-from budgetguard.pricing import Price, price_of
+from budgetguard.price import Price, price_of
 from budgetguard.rules import DEFAULT_POLICY, Observe
 from budgetguard.spend import NANO, Limits
 
@@ -88,9 +88,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Validate and normalise every parameter."""
-        if not isinstance(self.name, str) or not self.name:
-            msg = f"name must be a non-empty string, not {self.name!r}"
-            raise TypeError(msg)
+        _check_name(self.name)
         for name in _COUNTS:
             _check_count(getattr(self, name), name)
         _check_count(self.answer_tokens, "answer_tokens")
@@ -128,7 +126,7 @@ class Budget:
         *,
         id: str | None = None,
         prompt: str | None = None,
-        shield: bool = False,  # noqa: A002 -- the word users know
+        shield: bool = False,
     ) -> Scope:
         """Open the account of one task, as a child of the scope that is open here.
 
@@ -147,6 +145,12 @@ class Budget:
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
+
+
+def _check_name(value: object) -> None:
+    if not isinstance(value, str) or not value:
+        msg = f"name must be a non-empty string, not {value!r}"
+        raise TypeError(msg)
 
 
 def _check_count(value: object, name: str) -> None:

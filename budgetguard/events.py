@@ -156,7 +156,7 @@ def emit(event: Event) -> None:
     for subscriber in _subscribers:
         try:
             subscriber(event)
-        except Exception:
+        except Exception:  # noqa: BLE001 -- observation never hurts
             if id(subscriber) not in _broken:
                 _broken.add(id(subscriber))
                 _log.exception("subscriber %r failed; its failures are logged once", subscriber)

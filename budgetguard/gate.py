@@ -13,12 +13,20 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from budgetguard import notices
-from budgetguard.admission import SECONDS, Grant, Short, decide, demand_of, keeps_reserve, lacking
+from budgetguard.admission import (
+    SECONDS,
+    Grant,
+    Short,
+    decide,
+    demand_of,
+    keeps_reserve,
+    lacking,
+)
 from budgetguard.efforts.scale import THINKING_TOKENS, lower
 from budgetguard.ladder import Choice, choose
 from budgetguard.plan import EMPTY, End, Plan
-from budgetguard.policy import State
 from budgetguard.spend import METERS, TURNS
+from budgetguard.state import State
 from budgetguard.stores.memory import STORE
 from budgetguard.ticket import Ticket
 
@@ -49,28 +57,28 @@ def attempt(
         ScopeClosed: If the scope, or one above it, is closed.
     """
     scope.check_open()
-    plans = [ask(each, call) for each in scope.answering]
-    plan = EMPTY
-    for each in plans:
-        plan = plan & each
-    choice = choose(scope, call, plan)
+    if not scope.lineage.billed:
+        return Ticket.free(scope, call)
+    case = _Case(scope, call)
+    ticket: Ticket | None = None
     with STORE.lock:
-        loop = scope.loop(call.loop) if call.loop else None
-        verdict = _decide(scope, call, plan, plans, loop, choice)
+        case.loop = scope.loops.at(call.loop, scope) if call.loop else None
+        verdict = case.decide()
         if isinstance(verdict, Grant):
-            short = _must_wait(scope, verdict, loop, waiter)
+            short = case.must_wait(verdict, waiter)
             if short is not None:
                 if waiter is not None:
                     waiter.join(short.scope.account)
                 return short
-            ticket = _commit(scope, call, plan, plans, verdict, loop, choice, owner)
-        else:
-            _latch(scope, verdict)
+            ticket = case.commit(verdict, owner)
+        elif scope.standing.latched is None:
+            scope.standing.latched = verdict.short, verdict.end
     if isinstance(verdict, Ended):
         raise notices.refusal(scope, call, verdict.short, verdict.end)
-    notices.admitted(ticket, verdict, plan)
-    for each in scope.observers:
-        _observe(each, call, loop, choice)
+    assert ticket is not None  # noqa: S101 -- a Grant was committed
+    notices.admitted(ticket, verdict, case.plan)
+    for each in scope.lineage.observers:
+        _observe(each, call, case.loop, case.choice)
     return ticket
 
 
@@ -89,7 +97,7 @@ def ask(scope: Scope, call: Call) -> Plan:
         held=held,
         elapsed=scope.elapsed(),
         turn=settled[TURNS] + held[TURNS] + 1,
-        difficulty=scope.difficulty,
+        difficulty=scope.estimation.difficulty,
         effort=standing.effort,
         rung=standing.rung,
     )
@@ -105,70 +113,124 @@ def ask(scope: Scope, call: Call) -> Plan:
     return plan if effort == plan.effort else plan._replace(effort=effort)
 
 
-def _decide(  # noqa: PLR0913 -- the call, what was planned for it, and where it runs
-    scope: Scope, call: Call, plan: Plan, plans: list[Plan], loop: Loop | None, choice: Choice
-) -> Grant | Ended:
-    standing = scope.standing
-    owed = loop is not None and not loop.granted
-    if standing.latched is not None and not (
-        owed and loop is not None and any(loop.keeps_in(each) for each in scope.accounts)
-    ):
-        short, end = standing.latched
-        return Ended(short, _end_for(short.scope, loop, end))
-    if loop is not None and loop.granted:
-        return Ended(_fullest(scope), scope.end)
-    last = owed and (plan.final or standing.latched is not None)
-    if not last:
-        for each, said in zip(scope.answering, plans, strict=True):
-            if said.end is not None:
-                return Ended(_fullest(each), said.end)
-    return _fit(scope, call, plan, loop, choice, last=last)
+class _Case:
+    """One call to be decided, and everything that is known about it."""
+
+    __slots__ = ("call", "choice", "loop", "plan", "plans", "scope")
+
+    def __init__(self, scope: Scope, call: Call) -> None:
+        """Ask every policy of the lineage; no lock is held."""
+        self.scope = scope
+        self.call = call
+        self.loop: Loop | None = None
+        self.plans = [ask(each, call) for each in scope.lineage.answering]
+        plan = EMPTY
+        for each in self.plans:
+            plan = plan & each
+        self.plan = plan
+        self.choice = choose(scope, call, plan)
+
+    def decide(self) -> Grant | Ended:
+        """Grant the call by what is settled, as an ordinary or as a last one, or end the budget."""
+        scope, loop, latched = self.scope, self.loop, self.scope.standing.latched
+        if latched is not None and not self._is_owed_its_last():
+            return Ended(latched[0], self._end_in(latched[0].scope, latched[1]))
+        if loop is not None and loop.granted:
+            return Ended(fullest(scope), scope.end)
+        last = loop is not None and (self.plan.final or latched is not None)
+        if self.plan.end is not None and not last:
+            for each, said in zip(scope.lineage.answering, self.plans, strict=True):
+                if said.end is not None:
+                    return Ended(fullest(each), said.end)
+        late = _past_deadline(scope)
+        return self._fit(last=last) if late is None else Ended(late, late.scope.end)
+
+    def _fit(self, *, last: bool) -> Grant | Ended:
+        """An ordinary call if one fits, else the last one where it is owed, else the ending."""
+        verdict = self._decide(last=last)
+        if isinstance(verdict, Grant):
+            return verdict
+        if not last and self._owes(verdict.scope):
+            final = self._decide(last=True)
+            if isinstance(final, Grant):
+                return final._replace(bound_by=verdict.meter)
+            verdict = final
+        if last and self.plan.end is not None:
+            return Ended(verdict, self.plan.end)
+        return Ended(verdict, self._end_in(verdict.scope, verdict.scope.end))
+
+    def _decide(self, *, last: bool) -> Grant | Short:
+        demand = demand_of(self.call, self.plan, self.loop, self.choice, final=last)
+        return decide(demand, self.scope.lineage.answering, last=last)
+
+    def _is_owed_its_last(self) -> bool:
+        """Whether the call's loop keeps a last call back, which no latch takes from it."""
+        loop = self.loop
+        if loop is None or loop.granted:
+            return False
+        return any(loop.keeps_in(each) for each in self.scope.lineage.accounts)
+
+    def _owes(self, scope: Scope) -> bool:
+        """Whether that scope owes the call's loop a last call."""
+        return self.loop is not None and not self.loop.granted and keeps_reserve(scope, self.loop)
+
+    def _end_in(self, scope: Scope, end: End) -> End:
+        """Inside another loop that is still owed its last call, an ending is quiet."""
+        inner = scope.owes_last_call and bool(scope.account.reserves)
+        if inner and (self.loop is None or not self.loop.is_outermost(scope.account)):
+            return "stop"
+        return end
+
+    def must_wait(self, grant: Grant, waiter: Waiter | None) -> Short | None:
+        """The outermost scope where others wait already, or where calls in flight hold the room."""
+        blocked = lacking(grant, self.scope.lineage.answering, self.loop)
+        for each in self.scope.lineage.answering:
+            if blocked is not None and blocked.scope is each:
+                return blocked
+            queue = each.account.waiters
+            if queue and queue[0] is not waiter:
+                return fullest(each)
+        return None
+
+    def commit(self, grant: Grant, owner: object) -> Ticket:
+        """Hold what was granted on the whole lineage, and latch what was decided."""
+        scope, plan, rung = self.scope, self.plan, self.choice.rung
+        for account in scope.lineage.accounts:
+            account.hold(grant.need)
+        for each, said in zip(scope.lineage.answering, self.plans, strict=True):
+            each.standing.admit(said.effort, rung)
+        if grant.final or grant.reserves:
+            self._keep_or_grant(grant)
+        caps = scope.lineage.sends_cap or plan.max_output_tokens is not None
+        cap = grant.cap if caps else None
+        ticket = Ticket(
+            f"{scope.id}-{next(_call_ids)}",
+            scope,
+            self.call,
+            Plan(plan.effort, _thinking(plan), cap, rung, grant.final, None),
+            model=self.choice.model,
+            need=grant.need,
+            rates=self.choice.price,
+            loop=self.loop,
+            accounts=scope.lineage.accounts,
+            owner=owner,
+        )
+        STORE.in_flight.add(ticket)
+        return ticket
+
+    def _keep_or_grant(self, grant: Grant) -> None:
+        loop = self.loop
+        if loop is None:
+            return
+        if grant.final:
+            loop.granted = True
+            loop.drop()
+            self.scope.standing.latched = fullest(self.scope), self.scope.end
+        for account, reserve in grant.reserves:
+            loop.keep(account, reserve)
 
 
-def _fit(  # noqa: PLR0913 -- the call, what was planned for it, and where it runs
-    scope: Scope, call: Call, plan: Plan, loop: Loop | None, choice: Choice, *, last: bool
-) -> Grant | Ended:
-    """An ordinary call if one fits, else the last one where it is owed, else the ending."""
-    late = _past_deadline(scope)
-    if late is not None:
-        return Ended(late, late.scope.end)
-    demand = demand_of(call, plan, loop, choice, final=last)
-    verdict = decide(demand, scope.answering, last=last)
-    if isinstance(verdict, Grant):
-        return verdict
-    if not last and loop is not None and _owes(verdict.scope, loop):
-        demand = demand_of(call, plan, loop, choice, final=True)
-        final = decide(demand, scope.answering, last=True)
-        if isinstance(final, Grant):
-            return final
-        verdict = final
-    if last and plan.end is not None:
-        return Ended(verdict, plan.end)
-    return Ended(verdict, _end_for(verdict.scope, loop, verdict.scope.end))
-
-
-def _owes(scope: Scope, loop: Loop) -> bool:
-    """Whether that scope owes this loop a last call."""
-    return not loop.granted and keeps_reserve(scope, loop)
-
-
-def _end_for(scope: Scope, loop: Loop | None, end: End) -> End:
-    """Inside another loop that is still owed its last call, an ending is quiet."""
-    inner = scope.owes_last_call and bool(scope.account.reserves)
-    if inner and (loop is None or not loop.is_outermost(scope.account)):
-        return "stop"
-    return end
-
-
-def _past_deadline(scope: Scope) -> Short | None:
-    now = time.monotonic()
-    for each in scope.answering:
-        if now >= each.deadline:
-            return Short(each, SECONDS)
-    return None
-
-
-def _fullest(scope: Scope) -> Short:
+def fullest(scope: Scope) -> Short:
     """The meter of a scope that is nearest to its limit."""
     settled = scope.account.settled
     used = [(settled[meter] / limit, meter) for meter, limit in scope.budget.held_limits]
@@ -177,90 +239,38 @@ def _fullest(scope: Scope) -> Short:
     return Short(scope, max(used)[1] if used else TURNS)
 
 
-def _must_wait(
-    scope: Scope, grant: Grant, loop: Loop | None, waiter: Waiter | None
-) -> Short | None:
-    """The outermost scope where others wait already, or where calls in flight hold the room."""
-    blocked = lacking(grant, scope.answering, loop)
-    for each in scope.answering:
-        if blocked is not None and blocked.scope is each:
-            return blocked
-        queue = each.account.waiters
-        if queue and queue[0] is not waiter:
-            return _fullest(each)
+def _past_deadline(scope: Scope) -> Short | None:
+    now = time.monotonic()
+    for each in scope.lineage.answering:
+        if now >= each.deadline:
+            return Short(each, SECONDS)
     return None
-
-
-def _commit(  # noqa: PLR0913 -- everything that was decided about the call
-    scope: Scope,
-    call: Call,
-    plan: Plan,
-    plans: list[Plan],
-    grant: Grant,
-    loop: Loop | None,
-    choice: Choice,
-    owner: object,
-) -> Ticket:
-    """Hold what was granted on the whole lineage, and latch what was decided."""
-    for account in scope.accounts:
-        account.hold(grant.need)
-    for each, said in zip(scope.answering, plans, strict=True):
-        each.standing.latch_effort(said.effort)
-        each.standing.rung = choice.rung
-        each.standing.calls += 1
-    if loop is not None and grant.final:
-        loop.granted = True
-        loop.drop()
-        scope.standing.latched = _fullest(scope), scope.end
-    elif loop is not None:
-        for account, reserve in grant.reserves:
-            loop.keep(account, reserve)
-    cap = grant.cap if scope.sends_cap or plan.max_output_tokens is not None else None
-    said = Plan(plan.effort, _thinking(plan), cap, choice.rung, grant.final, None)
-    ticket = Ticket(
-        f"{scope.id}-{next(_call_ids)}",
-        scope,
-        call,
-        said,
-        model=choice.model,
-        need=grant.need,
-        rates=choice.price,
-        loop=loop,
-        accounts=scope.accounts,
-        owner=owner,
-    )
-    STORE.in_flight.add(ticket)
-    return ticket
 
 
 def _thinking(plan: Plan) -> int | None:
     """The thinking budget of a Plan, which its effort bounds too."""
-    by_effort = None if plan.effort is None else THINKING_TOKENS[plan.effort]
-    if plan.thinking_tokens is None or by_effort is None:
-        return by_effort if plan.thinking_tokens is None else plan.thinking_tokens
-    return min(by_effort, plan.thinking_tokens)
-
-
-def _latch(scope: Scope, ended: Ended) -> None:
-    if scope.standing.latched is None:
-        scope.standing.latched = ended
+    if plan.effort is None:
+        return plan.thinking_tokens
+    by_effort = THINKING_TOKENS[plan.effort]
+    return by_effort if plan.thinking_tokens is None else min(by_effort, plan.thinking_tokens)
 
 
 def _observe(scope: Scope, call: Call, loop: Loop | None, choice: Choice) -> None:
     """Tell what a scope in shadow mode would have decided about a call that was admitted."""
     plan = ask(scope, call)
     with STORE.lock:
-        demand = demand_of(call, plan, loop, choice)
-        verdict = decide(demand, (scope,), last=False)
+        verdict = decide(demand_of(call, plan, loop, choice), (scope,), last=False)
     if plan.end is None and isinstance(verdict, Grant):
         notices.observed(scope, call, plan, in_loop=loop is not None)
-    elif isinstance(verdict, Short) and loop is not None and scope.owes_last_call:
-        notices.decided(
-            scope, "finish", METERS[verdict.meter], asked=call.model, used=call.model, observed=True
-        )
-    else:
-        short = verdict if isinstance(verdict, Short) else _fullest(scope)
-        decision = "stop" if (plan.end or scope.end) == "stop" else "refuse"
-        notices.decided(
-            scope, decision, METERS[short.meter], asked=call.model, used=None, observed=True
-        )
+        return
+    short = verdict if isinstance(verdict, Short) else fullest(scope)
+    finishes = plan.end is None and loop is not None and scope.owes_last_call
+    decision = "stop" if (plan.end or scope.end) == "stop" else "refuse"
+    notices.decided(
+        scope,
+        "finish" if finishes else decision,
+        METERS[short.meter],
+        asked=call.model,
+        used=call.model if finishes else None,
+        observed=True,
+    )

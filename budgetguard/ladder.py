@@ -34,7 +34,7 @@ def choose(scope: Scope, call: Call, plan: Plan) -> Choice:
     if not plan.rung:
         return own
     ladder = next(
-        (each.budget.ladder for each in reversed(scope.answering) if each.budget.ladder), ()
+        (each.budget.ladder for each in reversed(scope.lineage.answering) if each.budget.ladder), ()
     )
     for rung in range(min(plan.rung, len(ladder)), len(ladder) + 1) if ladder else ():
         cheaper = _priced(scope, call, ladder[rung - 1], rung)
@@ -49,13 +49,13 @@ def _priced(scope: Scope, call: Call, model: str, rung: int) -> Choice:
 
 
 def _price(scope: Scope, model: str, provider: str | None) -> Rates | None:
-    for each in reversed(scope.answering):
+    for each in reversed(scope.lineage.answering):
         if each.budget.prices and model in each.budget.prices:
             return rates(model, provider, prices=each.budget.prices)
     price = rates(model, provider)
     if price is not None:
         return price
-    for each in scope.answering:
+    for each in scope.lineage.answering:
         if any(meter == USD for meter, _ in each.budget.held_limits):
             if each.budget.unpriced == "refuse":
                 raise UnpricedModelError(model, each.budget.name)
@@ -70,5 +70,7 @@ def _is_cheaper(rung: Choice, own: Choice, call: Call) -> bool:
     if rung.price is None or own.price is None:
         return True
     sent, received = call.input_tokens or 1, call.max_output_tokens or 500
-    cost = rung.rates[0] * sent + rung.rates[1] * received
-    return cost < own.rates[0] * sent + own.rates[1] * received
+    there, here = (
+        each.worst(input_tokens=sent, output_tokens=received) for each in (rung.price, own.price)
+    )
+    return there < here

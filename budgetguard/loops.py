@@ -63,3 +63,33 @@ class Loop:
             self.growth = max(self.growth, input_tokens - self.last_input)
         self.last_input = input_tokens
         self.largest_output = max(self.largest_output, output_tokens)
+
+
+class Loops:
+    """The agent loops of a tree of scopes, by id; use it under the store's lock."""
+
+    __slots__ = ("_loops",)
+
+    def __init__(self) -> None:
+        self._loops: dict[str, Loop] = {}
+
+    def at(self, path: tuple[str, ...], scope: Scope) -> Loop:
+        """The loop of that path, new if it is not known; it belongs to `scope` then."""
+        loop = self._loops.get(path[-1])
+        if loop is None:
+            loop = self._loops[path[-1]] = Loop(path, scope)
+        return loop
+
+    def forget(self, id: str) -> None:
+        """Give back what a loop kept for its last call."""
+        loop = self._loops.pop(id, None)
+        if loop is not None:
+            loop.drop()
+
+    def forget_all_of(self, scope: Scope) -> None:
+        """Forget every loop of a scope."""
+        for loop in [each for each in self._loops.values() if each.scope is scope]:
+            self.forget(loop.id)
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._loops

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from budgetguard import events
-from budgetguard.admission import ANSWER_ROOM, SECONDS, Grant, Short
+from budgetguard.admission import SECONDS, Grant, Short
 from budgetguard.efforts.scale import is_lower
 from budgetguard.errors import BudgetBusy, BudgetExceeded, BudgetStopped
 from budgetguard.spend import METERS, TOKENS, USD, public_amount, usd
@@ -58,7 +58,7 @@ def admitted(ticket: Ticket, grant: Grant, plan: Plan) -> None:
     standing.degraded = standing.degraded or lowered
     if not events.listening():
         return
-    _tell_changes(ticket, plan, lowered=lowered)
+    _tell_changes(ticket, grant, plan, lowered=lowered)
     events.emit(
         events.Admitted(
             path=scope.path,
@@ -75,7 +75,7 @@ def admitted(ticket: Ticket, grant: Grant, plan: Plan) -> None:
     )
 
 
-def _tell_changes(ticket: Ticket, plan: Plan, *, lowered: bool) -> None:
+def _tell_changes(ticket: Ticket, grant: Grant, plan: Plan, *, lowered: bool) -> None:
     scope, call, standing = ticket.scope, ticket.call, ticket.scope.standing
     if lowered and standing.told_effort != plan.effort:
         standing.told_effort = plan.effort
@@ -85,12 +85,12 @@ def _tell_changes(ticket: Ticket, plan: Plan, *, lowered: bool) -> None:
     if plan.rung and standing.told_rung != max(ticket.plan.rung, 1):
         standing.told_rung = max(ticket.plan.rung, 1)
         decided(scope, "downgrade", "policy", asked=call.model, used=ticket.model)
-    cap = ticket.plan.max_output_tokens
-    asked = call.max_output_tokens or (ANSWER_ROOM if cap and cap < ANSWER_ROOM else None)
-    if cap is not None and asked is not None and cap < asked:
-        decided(scope, "clamp", fullest(scope), asked=str(call.max_output_tokens), used=str(cap))
-    if ticket.plan.final:
-        reason = "policy" if plan.final else fullest(scope)
+    because = "policy" if grant.bound_by is None else METERS[grant.bound_by]
+    cap, asked = ticket.plan.max_output_tokens, call.max_output_tokens
+    if cap is not None and (cap < asked if asked else grant.bound_by is not None):
+        decided(scope, "clamp", because, asked=str(asked) if asked else None, used=str(cap))
+    if grant.final:
+        reason = "policy" if plan.final else because
         decided(scope, "finish", reason, asked=call.model, used=ticket.model)
 
 
@@ -127,16 +127,6 @@ def decided(  # noqa: PLR0913 -- the fields of the record
                 observed=observed,
             )
         )
-
-
-def fullest(scope: Scope) -> str:
-    """Name of the meter nearest to its limit in the lineage that answers; `policy` without one."""
-    used = [
-        (each.account.settled[meter] / limit, METERS[meter])
-        for each in scope.answering
-        for meter, limit in each.budget.held_limits
-    ]
-    return max(used)[1] if used else "policy"
 
 
 def _is_lowered(call: Call, plan: Plan) -> bool:

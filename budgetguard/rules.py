@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 from budgetguard.efforts.scale import as_effort
 from budgetguard.plan import Plan
-from budgetguard.policy import Always, AnyPolicy, Condition, Policy, State, check_policy, when
+from budgetguard.policy import Always, AnyPolicy, Condition, Policy, check_policy, when
 from budgetguard.spend import METERS, Meter
 
 if TYPE_CHECKING:
     from budgetguard.efforts import Effort
+    from budgetguard.state import State
 
 
 def _fraction(value: object, name: str) -> float:
@@ -176,6 +177,7 @@ class Observe(Policy):
     inner: AnyPolicy
 
     def __call__(self, state: State) -> Plan:
+        """What `inner` says."""
         return self.inner(state)
 
 

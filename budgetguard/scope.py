@@ -12,45 +12,33 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Awaitable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from budgetguard import events, notices
-from budgetguard.call import Call
-from budgetguard.difficulty import UNKNOWN, Difficulty, Task, ask, distrust, understand
+from budgetguard.difficulty import Difficulty, Estimation
+from budgetguard.ending import ending_of
 from budgetguard.errors import ScopeClosed
 from budgetguard.gate import attempt
-from budgetguard.loops import Loop
-from budgetguard.mode import forced_mode
-from budgetguard.plan import End
-from budgetguard.policy import AnyPolicy, State, remaining
+from budgetguard.lineage import lineage_of
+from budgetguard.loops import Loop, Loops
 from budgetguard.rules import DEFAULT_POLICY, Observe
-from budgetguard.spend import (
-    METERS,
-    OUTPUT,
-    REASONING,
-    TOKENS,
-    USD,
-    ZERO,
-    Limits,
-    Spend,
-    Vector,
-    plus,
-    usd,
-)
-from budgetguard.standing import Outcome, Standing
+from budgetguard.spend import METERS, USD, ZERO, Limits, Spend, Vector, plus, usd
+from budgetguard.standing import Counts, Outcome, Standing
+from budgetguard.state import remaining
 from budgetguard.stores.memory import STORE
 from budgetguard.ticket import Ticket
 from budgetguard.waiting import TaskWaiter, ThreadWaiter, Waiter, admission, would_block_the_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
     from contextvars import Token
 
     from budgetguard.admission import Short
     from budgetguard.budget import Budget
+    from budgetguard.call import Call
     from budgetguard.counting import Conversation
+    from budgetguard.plan import End
 
 _log = logging.getLogger("budgetguard")
 _current: ContextVar[Scope | None] = ContextVar("budgetguard_scope", default=None)
@@ -70,28 +58,15 @@ def current_scope() -> Scope | None:
     return _current.get()
 
 
-class Counts(NamedTuple):
-    """What became of the calls of a scope."""
-
-    admitted: int
-    settled: int
-    released: int
-
-    @property
-    def in_flight(self) -> int:
-        """Calls that are neither settled nor released."""
-        return self.admitted - self.settled - self.released
-
-
 class Scope:
     """The account of one task. Made by `Budget.open()`; use it with `with` or `async with`."""
 
-    def __init__(  # noqa: PLR0913 -- the four choices of Budget.open, and the place in the tree
+    def __init__(
         self,
         budget: Budget,
         *,
         parent: Scope | None = None,
-        id: str | None = None,  # noqa: A002 -- the word users know
+        id: str | None = None,
         prompt: str | None = None,
         shield: bool = False,
     ) -> None:
@@ -106,57 +81,31 @@ class Scope:
         """Names of the budgets from the root to here, joined by `/`."""
         self.account = STORE.account(budget.name, id)
         self.standing = Standing()
-        self.loops: dict[str, Loop] = {} if parent is None else parent.loops
+        self.loops = Loops() if parent is None else parent.loops
         self.conversation: Conversation[Any] | None = None
-        self._prompt = prompt
-        self._difficulty: Difficulty | None = None if budget.estimator else UNKNOWN
+        self.estimation = Estimation(budget.estimator, prompt, budget.name)
         self._own = ZERO
         self._opened = time.monotonic()
         self._closed_at: float | None = None
-        self._process = _process[0]
+        self.process = _process[0]
+        """Number of forks between the first process and the one it was opened in."""
         self._token: Token[Scope | None] | None = None
         self.deadline = self._opened + (budget.seconds or float("inf"))
         """Monotonic time after which no call is admitted."""
-        self._take_place(parent, shield=shield)
-        self._take_policy(budget.policy)
-        if events.listening():
-            events.emit(events.Opened(path=self.path, scope_id=self.id, budget=budget.name))
-
-    def _take_place(self, parent: Scope | None, *, shield: bool) -> None:
-        """Find who is billed for calls of this scope, and who answers them."""
-        mode = forced_mode()
-        if shield and self.budget.limits == Limits():
-            msg = f"budget {self.budget.name!r} is shielded, so it needs a limit of its own"
+        if shield and budget.limits == Limits():
+            msg = f"budget {budget.name!r} is shielded, so it needs a limit of its own"
             raise ValueError(msg)
-        above = () if parent is None else parent.billed
-        known = any(each.account is self.account for each in above)
-        self.billed: tuple[Scope, ...] = above if known else (*above, self)
-        """The scopes that pay for its calls, root first."""
-        self.accounts = tuple(each.account for each in self.billed)
-        answering = () if parent is None else parent.answering
-        observers = () if parent is None else parent.observers
-        if shield:
-            answering = tuple(each for each in answering if each.has_id)
-            observers = ()
-        observing = mode == "observe" or (self.budget.observing and mode != "enforce")
-        own = () if known else (self,)
-        self.answering: tuple[Scope, ...] = answering if observing else (*answering, *own)
-        """The scopes that admit its calls, root first."""
-        self.observers: tuple[Scope, ...] = (*observers, *own) if observing else observers
-        limited = {meter for each in self.answering for meter, _ in each.budget.held_limits}
-        self.sends_cap = bool(limited & {TOKENS, OUTPUT, REASONING, USD})
-        """Whether some limit needs the output of a call to be capped."""
-
-    def _take_policy(self, policy: AnyPolicy) -> None:
-        """Ask the policy once, with everything spent, how this budget ends."""
+        self.lineage = lineage_of(self, shield=shield)
+        """Who pays for its calls, and who admits them."""
+        policy = budget.policy
         self.policy = policy.inner if isinstance(policy, Observe) else policy
         self.lowers_once = self.policy == DEFAULT_POLICY
         """Whether the effort is lowered at most once after the first call (the default policy)."""
-        last = self.policy(_exhausted(self.budget))
-        self.owes_last_call = last.final
-        """Whether an agent loop is owed one last call before the end."""
-        self.end: End = last.end or "fail"
-        """What comes after it."""
+        ending = ending_of(budget, self.policy)
+        self.owes_last_call = ending.owes_last_call
+        self.end: End = ending.end
+        if events.listening():
+            events.emit(events.Opened(path=self.path, scope_id=self.id, budget=budget.name))
 
     @property
     def spent(self) -> Spend:
@@ -187,7 +136,7 @@ class Scope:
     @property
     def remaining(self) -> Limits:
         """Limit minus settled, the least of the lineage that answers; `None`: no limit."""
-        left = [remaining(each.budget.limits, each.spent) for each in self.answering]
+        left = [remaining(each.budget.limits, each.spent) for each in self.lineage.answering]
         least = {
             name: min(amounts)
             for name in METERS
@@ -208,7 +157,7 @@ class Scope:
     @property
     def difficulty(self) -> Difficulty:
         """What is known of the task's difficulty."""
-        return self._difficulty or UNKNOWN
+        return self.estimation.difficulty
 
     def elapsed(self) -> float:
         """Seconds from the opening to now, or to the closing."""
@@ -223,9 +172,9 @@ class Scope:
             UnpricedModelError: If a usd limit answers and the model has no price.
             ScopeClosed: If the scope is closed.
         """
-        for each in self.answering:
-            if each._difficulty is None:
-                each._estimate()
+        for each in self.lineage.answering:
+            if each.estimation.pending:
+                each.estimation.run()
         verdict = attempt(self, call, threading.get_ident())
         if isinstance(verdict, Ticket):
             return verdict
@@ -244,9 +193,9 @@ class Scope:
             UnpricedModelError: If a usd limit answers and the model has no price.
             ScopeClosed: If the scope is closed.
         """
-        for each in self.answering:
-            if each._difficulty is None:
-                await each._aestimate()
+        for each in self.lineage.answering:
+            if each.estimation.pending:
+                await each.estimation.arun()
         waiter = TaskWaiter()
         verdict = attempt(self, call, waiter.owner)
         if isinstance(verdict, Ticket):
@@ -255,10 +204,10 @@ class Scope:
 
     def _steps(self, call: Call, waiter: Waiter) -> Generator[float, None, Ticket]:
         return admission(
-            lambda waiting: attempt(self, call, waiting.owner, waiting),
+            lambda waiter: attempt(self, call, waiter.owner, waiter),
             waiter,
-            patience_s=min((each.budget.patience for each in self.answering), default=0.0),
-            until=min((each.deadline for each in self.answering), default=float("inf")),
+            patience_s=min((each.budget.patience for each in self.lineage.answering), default=0.0),
+            until=min((each.deadline for each in self.lineage.answering), default=float("inf")),
             busy=self.busy,
         )
 
@@ -268,33 +217,26 @@ class Scope:
 
     def check_open(self) -> None:
         """Raise `ScopeClosed` if this scope, or one it belongs to, takes no calls any more."""
-        for each in self.billed:
+        for each in self.lineage.billed:
             if each.standing.closed:
                 msg = f"budget {each.path!r} is closed"
                 raise ScopeClosed(msg)
-            if each._process != _process[0]:
+            if each.process != _process[0]:
                 msg = f"budget {each.path!r} was opened before a fork: open it in this process"
                 raise ScopeClosed(msg)
-
-    def loop(self, path: tuple[str, ...]) -> Loop:
-        """The agent loop of that path; call under the store's lock."""
-        loop = self.loops.get(path[-1])
-        if loop is None:
-            loop = self.loops[path[-1]] = Loop(path, self)
-        return loop
 
     def holder(self, path: tuple[str, ...]) -> Loop | Self:
         """What keeps the conversation of an agent loop, or of the calls outside any loop."""
         if not path:
             return self
         with STORE.lock:
-            return self.loop(path)
+            return self.loops.at(path, self)
 
-    def forget_loop(self, id: str) -> None:  # noqa: A002 -- the word used everywhere
-        """Give back what an agent loop kept for its last call; call under the store's lock."""
-        loop = self.loops.pop(id, None)
-        if loop is not None:
-            loop.drop()
+    def end_loop(self, id: str) -> None:
+        """Say that an agent loop has ended, so that nothing is kept back for it any more."""
+        if id in self.loops:
+            with STORE.lock:
+                self.loops.forget(id)
 
     def take_back_last_call(self, loop: Loop | None) -> None:
         """Undo the grant of a last call that was never sent; call under the store's lock."""
@@ -305,7 +247,8 @@ class Scope:
 
     def add_own(self, used: Vector) -> None:
         """Note what a call of this scope used; call under the store's lock."""
-        self._own = plus(self._own, used)
+        if self.lineage.billed:
+            self._own = plus(self._own, used)
 
     def close(self, *, error: bool = False) -> None:
         """Refuse new calls; those in flight still settle. Closing twice changes nothing."""
@@ -315,8 +258,7 @@ class Scope:
             self.standing.closed = True
             self.standing.error = self.standing.error or error
             self._closed_at = time.monotonic()
-            for loop in [each for each in self.loops.values() if each.scope is self]:
-                self.forget_loop(loop.id)
+            self.loops.forget_all_of(self)
             self.account.wake()
         if events.listening():
             events.emit(
@@ -331,7 +273,7 @@ class Scope:
             )
 
     @contextlib.contextmanager
-    def activate(self) -> Iterator[Self]:
+    def activate(self) -> Generator[Self]:
         """Make this the open scope in a thread that did not inherit it."""
         token = _current.set(self)
         try:
@@ -361,40 +303,3 @@ class Scope:
 
     def __repr__(self) -> str:
         return f"<Scope {self.path!r} {self.outcome or 'open'}>"
-
-    def _ask(self) -> Difficulty | Awaitable[float | Difficulty]:
-        """Ask the estimator; calls it makes itself are admitted with the difficulty unknown."""
-        self._difficulty = UNKNOWN
-        prompt, self._prompt = self._prompt, None
-        estimator = self.budget.estimator
-        return UNKNOWN if estimator is None else ask(estimator, Task(prompt, self.budget.name))
-
-    def _estimate(self) -> None:
-        answer = self._ask()
-        if isinstance(answer, Difficulty):
-            self._difficulty = answer
-        elif self.budget.estimator is not None:
-            if hasattr(answer, "close"):
-                answer.close()  # pyright: ignore -- a coroutine that nobody will await
-            distrust(self.budget.estimator, "it is async and this call is not")
-
-    async def _aestimate(self) -> None:
-        answer = self._ask()
-        estimator = self.budget.estimator
-        if isinstance(answer, Difficulty) or estimator is None:
-            self._difficulty = answer if isinstance(answer, Difficulty) else UNKNOWN
-            return
-        try:
-            self._difficulty = understand(estimator, await answer)
-        except Exception as error:  # noqa: BLE001 -- observation never hurts
-            self._difficulty = distrust(estimator, error)
-
-
-def _exhausted(budget: Budget) -> State:
-    """A State in which every limited meter is fully spent and the difficulty is unknown."""
-    amounts = [0] * 6
-    for meter, limit in budget.held_limits:
-        amounts[meter] = limit
-    tokens, sent, output, reasoning, turns, nano = amounts
-    settled = (tokens, sent, output, reasoning, turns, nano)
-    return State(budget, Call(), settled=settled, elapsed=budget.seconds or 0.0, turn=turns + 1)

@@ -60,7 +60,9 @@ def exceeds(a: Vector, b: Vector) -> bool:
 
 def excess(a: Vector, b: Vector) -> Vector:
     """How far `a` is above `b`, meter by meter; 0 where it is not."""
-    tokens, sent, output, reasoning, turns, nano = (max(0, x - y) for x, y in zip(a, b, strict=True))
+    tokens, sent, output, reasoning, turns, nano = (
+        max(0, x - y) for x, y in zip(a, b, strict=True)
+    )
     return (tokens, sent, output, reasoning, turns, nano)
 
 
@@ -146,6 +148,8 @@ class Usage:
     """The part of the input that was read from the prompt cache."""
     cache_write_tokens: int = 0
     """The part of the input that was written to the prompt cache."""
+    cache_write_1h_tokens: int = 0
+    """The part of `cache_write_tokens` that is kept for an hour, which Anthropic prices higher."""
     estimated: bool = False
     """Whether any number is our estimate, because the provider reported none that is credible."""
     truncated: bool = False

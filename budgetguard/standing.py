@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from budgetguard.admission import Short
@@ -12,6 +12,19 @@ if TYPE_CHECKING:
 
 Outcome = Literal["refused", "error", "stopped", "finished", "degraded", "completed"]
 """How a task went; the first that applies, in this order."""
+
+
+class Counts(NamedTuple):
+    """What became of the calls of a scope."""
+
+    admitted: int
+    settled: int
+    released: int
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that are neither settled nor released."""
+        return self.admitted - self.settled - self.released
 
 
 class Standing:
@@ -54,8 +67,10 @@ class Standing:
             return "finished"
         return "degraded" if self.degraded else "completed"
 
-    def latch_effort(self, wanted: Effort | None) -> None:
-        """Keep the effort of an admitted call."""
-        if wanted != self.effort:
+    def admit(self, effort: Effort | None, rung: int) -> None:
+        """Count an admitted call, and keep the effort and the rung it was planned with."""
+        if effort != self.effort:
             self.lowered = self.lowered or self.calls > 0
-            self.effort = wanted
+            self.effort = effort
+        self.rung = rung
+        self.calls += 1

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from budgetguard import events
-from budgetguard.spend import INPUT, OUTPUT, TOKENS, Usage, Vector, usd
+from budgetguard.plan import EMPTY
+from budgetguard.spend import INPUT, OUTPUT, TOKENS, ZERO, Usage, Vector, usd
 from budgetguard.stores.memory import STORE
 
 if TYPE_CHECKING:
@@ -57,6 +58,16 @@ class Ticket:
         self._loop = loop
         self._open = True
 
+    @classmethod
+    def free(cls, scope: Scope, call: Call) -> Ticket:
+        """A ticket that holds nothing and settles nothing: guarding is switched off."""
+        ticket = cls(
+            "", scope, call, EMPTY,
+            model=call.model, need=ZERO, rates=None, loop=None, accounts=(), owner=None,
+        )  # fmt: skip
+        ticket._open = False
+        return ticket
+
     @property
     def is_open(self) -> bool:
         """Whether the call is still in flight."""
@@ -90,7 +101,7 @@ class Ticket:
             if self._loop is not None:
                 self._loop.learn(usage.input_tokens, usage.output_tokens)
                 if ends_loop:
-                    self.scope.forget_loop(self._loop.id)
+                    self.scope.loops.forget(self._loop.id)
         if events.listening():
             self._tell_settled(usage, nano)
 
@@ -144,6 +155,7 @@ class Ticket:
             output_tokens=usage.output_tokens,
             cache_read_tokens=usage.cache_read_tokens,
             cache_write_tokens=usage.cache_write_tokens,
+            cache_write_1h_tokens=usage.cache_write_1h_tokens,
         )
 
     def _tell_settled(self, usage: Usage, nano: int) -> None:

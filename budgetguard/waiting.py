@@ -28,13 +28,17 @@ if TYPE_CHECKING:
 class Attempt(Protocol):
     """Decides an admission now; queues the waiter, under the store's lock, if it must wait."""
 
-    def __call__(self, waiter: Waiter) -> Ticket | Short: ...
+    def __call__(self, waiter: Waiter) -> Ticket | Short:
+        """A Ticket, or the scope that lacks room for the moment."""
+        ...
 
 
 class Busy(Protocol):
     """Makes the error for a call that cannot wait for the room it lacks."""
 
-    def __call__(self, short: Short, reason: str) -> Exception: ...
+    def __call__(self, short: Short, reason: str) -> Exception:
+        """The error."""
+        ...
 
 
 class Waiter:

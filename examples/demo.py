@@ -119,7 +119,9 @@ def guarded(provider: LoopbackProvider) -> list[Account]:
     runs = airline_runs()
     ledger = Ledger({f"customer-{number}": Account(run) for number, run in enumerate(runs)})
     unsubscribe = subscribe(ledger.note)
-    with bars(f"2. The same agent, and one line: turns={AIRLINE.turns}, usd={AIRLINE.usd}") as progress:
+    with bars(
+        f"2. The same agent, and one line: turns={AIRLINE.turns}, usd={AIRLINE.usd}"
+    ) as progress:
         for thread, account in ledger.accounts.items():
             bar = progress.add_task(name_of(account.run), total=AIRLINE.turns, note="")
             try:
@@ -154,10 +156,15 @@ def compare(before: list[Account], after: list[Account]) -> None:
         saved = "" if name == "tasks solved" else f"{(1 - float(new) / float(old)):.0%}"
         shown = [f"{each:.4f}" if name == "usd" else f"{each:,}" for each in (old, new)]
         table.add_row(name, *shown, saved)
-    solved = [sum(each.usd for each in some) / sum(each.solved for each in some) for some in (before, after)]
+    solved = [
+        sum(each.usd for each in some) / sum(each.solved for each in some)
+        for some in (before, after)
+    ]
     table.add_row("usd per solved task", *(f"{each:.4f}" for each in solved), "")
     console.print(table)
-    cut = Table("conversation", "recorded turns", "turns", "usd", "ended by", "solved when recorded")
+    cut = Table(
+        "conversation", "recorded turns", "turns", "usd", "ended by", "solved when recorded"
+    )
     for each in after:
         if each.ended:
             cut.add_row(
@@ -167,7 +174,9 @@ def compare(before: list[Account], after: list[Account]) -> None:
     console.print(cut)
 
 
-def reconcile(provider: LoopbackProvider, accounts: Iterable[Account], calls: int, tokens: int) -> None:
+def reconcile(
+    provider: LoopbackProvider, accounts: Iterable[Account], calls: int, tokens: int
+) -> None:
     """Compare the ledger with the provider's own count since it stood at `calls` and `tokens`."""
     turns, used = 0, 0
     for each in accounts:
@@ -192,7 +201,7 @@ def efforts() -> None:
     console.rule("3. Effort (gpt-4o has none to set, so: a scripted gpt-5)")
 
     def difficulty(task: Task) -> Difficulty:
-        return Difficulty(0.1 if len(task.prompt or "") < 40 else 0.9)
+        return Difficulty(0.9 if "prove" in (task.prompt or "").lower() else 0.1)
 
     budget = Budget("homework", usd="0.50", policy=DEFAULT_POLICY, estimator=difficulty)
     table = Table("prompt", "effort on the wire", "thinking tokens", "usd")
@@ -200,13 +209,18 @@ def efforts() -> None:
         model = ChatOpenAI(
             model="gpt-5", base_url=provider.openai_url, api_key="offline", max_retries=0
         )
-        for prompt in ("What is 17 + 25?", "Prove that there are infinitely many primes of the form 4k + 3."):
+        for prompt in (
+            "What is 17 + 25?",
+            "Prove that there are infinitely many primes of the form 4k + 3.",
+        ):
             charges: list[Any] = []
             unsubscribe = subscribe(charges.append)
             answer = model.invoke(prompt, {"callbacks": [BudgetCallbackHandler(budget)]})
             unsubscribe()
             usd = sum(each.usd for each in charges if isinstance(each, Settled))
-            effort = provider.bodies[-1].get("reasoning_effort", "none sent: the model's own medium")
+            effort = provider.bodies[-1].get(
+                "reasoning_effort", "none sent: the model's own medium"
+            )
             details: Any = (answer.usage_metadata or {}).get("output_token_details")
             table.add_row(prompt, effort, str(details["reasoning"]), f"{usd:.5f}")
     console.print(table)

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budgetguard.counting import SCRIPTS, Calibration, Conversation, Tally, tally
+from budgetguard.counting import Calibration, Conversation
+from budgetguard.tally import SCRIPTS, Tally, tally
 
 # Text, its tokens in o200k_base, its tokens in cl100k_base, the dearest class; counted 2026-11-20.
 SAMPLES = [

@@ -91,10 +91,10 @@ class Ledger(RuleBasedStateMachine):
         except BudgetBusy:
             return
         except ScopeClosed:
-            assert any(each.outcome is not None for each in scope.billed)
+            assert any(each.outcome is not None for each in scope.lineage.billed)
             return
         except BudgetExceeded as error:
-            assert error.scope in scope.answering
+            assert error.scope in scope.lineage.answering
             self.ended.add(id(scope))
             return
         if id(scope) in self.ended:
@@ -160,7 +160,7 @@ class Ledger(RuleBasedStateMachine):
     def conserved(self) -> None:
         for scope in self.scopes:
             counts = scope.counts
-            mine = [each for each in self.in_flight if scope in each.scope.billed]
+            mine = [each for each in self.in_flight if scope in each.scope.lineage.billed]
             assert counts.in_flight == len(mine)
             total = scope.own
             for child in self.children[id(scope)]:

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from budgetguard import pricing
-from budgetguard.pricing import Price, Rates, highest_rates, price_of, rates
+from budgetguard.price import Price, price_of
+from budgetguard.pricing import Rates, highest_rates, rates
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SIZES = (0, 1, 999, 100_000, 100_001, 128_000, 200_000, 200_001, 272_000, 272_001, 1_048_577)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, cast, get_args
+from typing import Final, Literal, get_args
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 """How hard a model may think, from not at all to as hard as it can."""
@@ -10,7 +10,7 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 EFFORTS: Final[tuple[Effort, ...]] = get_args(Effort)
 """The levels, weakest first."""
 
-_RANK: Final = {level: rank for rank, level in enumerate(EFFORTS)}
+_RANK: Final[dict[Effort, int]] = {level: rank for rank, level in enumerate(EFFORTS)}
 
 THINKING_TOKENS: Final[dict[Effort, int]] = {
     "none": 0,
@@ -38,7 +38,7 @@ def as_effort(value: object, *, name: str = "effort") -> Effort:
     if value not in _RANK:
         msg = f"{name} must be one of {', '.join(EFFORTS)}, not {value!r}"
         raise ValueError(msg)
-    return cast("Effort", value)
+    return value
 
 
 def lower(a: Effort | None, b: Effort | None) -> Effort | None:
@@ -60,7 +60,10 @@ def one_less(level: Effort) -> Effort:
 
 def effort_of(thinking_tokens: int) -> Effort:
     """The level whose room for thinking is at least this many tokens."""
-    return next((e for e in EFFORTS if thinking_tokens <= THINKING_TOKENS[e]), "max")
+    for level in EFFORTS:
+        if thinking_tokens <= THINKING_TOKENS[level]:
+            return level
+    return "max"
 
 
 def at_most(level: Effort, allowed: tuple[Effort, ...]) -> Effort | None:
@@ -69,7 +72,8 @@ def at_most(level: Effort, allowed: tuple[Effort, ...]) -> Effort | None:
     Returns:
         `None` when nothing is allowed.
     """
-    below = [each for each in allowed if _RANK[each] <= _RANK[level]]
+    ranks = sorted(_RANK[each] for each in allowed)
+    below = [rank for rank in ranks if rank <= _RANK[level]]
     if below:
-        return max(below, key=_RANK.__getitem__)
-    return min(allowed, key=_RANK.__getitem__, default=None)
+        return EFFORTS[below[-1]]
+    return EFFORTS[ranks[0]] if ranks else None

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from budgetguard.spend import ZERO, Vector, exceeds, excess, minus, plus
 
 if TYPE_CHECKING:
+    from collections import deque
+
     from budgetguard.ticket import Ticket
     from budgetguard.waiting import Waiter
 
@@ -82,7 +83,7 @@ class MemoryStore:
         self.in_flight: set[Ticket] = set()
         self._accounts: dict[tuple[str, str], Account] = {}
 
-    def account(self, budget: str, id: str | None) -> Account:  # noqa: A002 -- the word users know
+    def account(self, budget: str, id: str | None) -> Account:
         """A new account, or the one of that id; accounts long out of use are forgotten."""
         if id is None:
             return Account()

@@ -90,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
     def _server(self) -> Server:
         return cast("Server", self.server)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class names it
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the base class's name
         """Say nothing on stderr."""
 
     def do_POST(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.runnables import Runnable
@@ -30,20 +31,30 @@ def attach(target: R, budget: Budget) -> R:
     Raises:
         TypeError: If `target` is not a runnable or `budget` is not a Budget.
     """
-    if not isinstance(budget, Budget):
+    if not isinstance(budget, Budget):  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = f"budget must be a Budget, not {budget!r}"
         raise TypeError(msg)
     if isinstance(target, BaseChatModel):
         copy = target.model_copy()
-        object.__setattr__(copy, "__class__", _guarded_class(type(target), budget))  # noqa: PLC2801 -- pydantic forbids the assignment
+        object.__setattr__(copy, "__class__", _guarded_class(type(target), budget))
         return copy
-    if not isinstance(target, Runnable):
+    if not isinstance(target, Runnable):  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = f"attach() takes a chat model or another runnable, not {target!r}"
         raise TypeError(msg)
     return target.with_config(callbacks=[BudgetCallbackHandler(budget)])  # type: ignore[return-value]
 
 
 @functools.lru_cache(maxsize=256)
-def _guarded_class(base: type[BaseChatModel], budget: Budget) -> type[BaseChatModel]:
-    methods = guarded_methods(base, Guard(budget))
-    return type(base.__name__, (base,), {"__module__": base.__module__, **methods})
+def _guarded_class(kind: type[BaseChatModel], budget: Budget) -> type[BaseChatModel]:
+    """The class with one more guard: what was attached last is asked first."""
+    base, guards = _GUARDED.get(kind, (kind, ()))
+    guards = (Guard(budget), *guards)
+    methods = guarded_methods(base, guards)
+    guarded = type(base.__name__, (base,), {"__module__": base.__module__, **methods})
+    _GUARDED[guarded] = base, guards
+    return guarded
+
+
+_GUARDED: WeakKeyDictionary[type[BaseChatModel], tuple[type[BaseChatModel], tuple[Guard, ...]]] = (
+    WeakKeyDictionary()
+)

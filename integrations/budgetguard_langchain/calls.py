@@ -7,8 +7,6 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from langchain_core.messages import BaseMessage
-
 from budgetguard import Call, Scope, Ticket, Usage
 from budgetguard.counting import Calibration, Conversation, Counted
 from budgetguard_langchain.dialects import dialect_of, model_name, provider_of
@@ -16,6 +14,7 @@ from budgetguard_langchain.messages import is_answer, texts, with_last_instructi
 
 if TYPE_CHECKING:
     from langchain_core.language_models.chat_models import BaseChatModel
+    from langchain_core.messages import BaseMessage
 
 CALIBRATION: Final = Calibration()
 """What bills taught about estimates, in this process."""
@@ -31,7 +30,7 @@ class Described(NamedTuple):
     conversation: Conversation[BaseMessage]
 
 
-def describe(
+def describe(  # noqa: PLR0913 -- the call, and where it runs
     scope: Scope,
     model: BaseChatModel,
     messages: list[BaseMessage],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from budgetguard.efforts import EFFORTS, Asked, Effort, Steering, anthropic, family_of, openai_chat
 from budgetguard.efforts.facts import UNKNOWN
@@ -60,7 +60,8 @@ class Dialect:
             if cap is None and name in model.model_fields_set:
                 cap = getattr(model, name, None)
             if isinstance(cap, int) and cap > 0:
-                return cap
+                most = (model.profile or {}).get("max_output_tokens")
+                return None if cap == most else cap  # ChatAnthropic fills in the model's maximum
         return None
 
 
@@ -69,7 +70,7 @@ class OpenAIChat(Dialect):
 
     def asked(self, model: BaseChatModel, kwargs: dict[str, Any]) -> Asked:
         """What the caller asked for, on the model or with the call."""
-        reasoning = kwargs.get("reasoning") or getattr(model, "reasoning", None) or {}
+        reasoning = _table(kwargs.get("reasoning") or getattr(model, "reasoning", None))
         effort = kwargs.get("reasoning_effort") or getattr(model, "reasoning_effort", None)
         family = family_of(model_name(model, kwargs))
         level = _level(effort or reasoning.get("effort"))
@@ -104,11 +105,9 @@ class Anthropic(Dialect):
 
     def asked(self, model: BaseChatModel, kwargs: dict[str, Any]) -> Asked:
         """What the caller asked for, on the model or with the call."""
-        thinking = getattr(model, "thinking", None) or kwargs.get("thinking") or {}
-        config = {
-            **(getattr(model, "output_config", None) or {}),
-            **kwargs.get("output_config", {}),
-        }
+        thinking = _table(getattr(model, "thinking", None) or kwargs.get("thinking"))
+        config = _table(getattr(model, "output_config", None))
+        config |= _table(kwargs.get("output_config"))
         effort = kwargs.get("effort") or kwargs.get("reasoning_effort") or config.get("effort")
         family, budget = family_of(model_name(model, kwargs)), thinking.get("budget_tokens")
         level = _level(effort or getattr(model, "reasoning_effort", None))
@@ -143,7 +142,7 @@ class Anthropic(Dialect):
 
 
 def _with_effort(kwargs: dict[str, Any], effort: Effort) -> dict[str, Any]:
-    """Set it where the caller did; `output_config` because, unlike `effort`, it adds no thinking."""
+    """Set it where the caller did, else in `output_config`, which adds no thinking."""
     for name in ("effort", "reasoning_effort"):
         if kwargs.get(name):
             return {**kwargs, name: effort}
@@ -169,7 +168,7 @@ def dialect_of(kind: type) -> Dialect:
 def with_fields(model: BaseChatModel, fields: dict[str, Any]) -> BaseChatModel:
     """A copy of the model with other fields, sharing its HTTP clients."""
     copy = model.model_copy(update=fields)
-    copy.__dict__.pop("_serialized", None)  # a cached property, which would show the old fields
+    vars(copy).pop("_serialized", None)  # a cached property, which would show the old fields
     return copy
 
 
@@ -192,6 +191,10 @@ def provider_of(kind: type) -> str | None:
     if isinstance(dialect, OpenAIChat):
         return "openai"
     return "anthropic" if isinstance(dialect, Anthropic) else None
+
+
+def _table(value: object) -> dict[str, Any]:
+    return dict(cast("dict[str, Any]", value)) if isinstance(value, dict) else {}
 
 
 def _level(value: object) -> Effort | None:

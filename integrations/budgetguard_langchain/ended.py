@@ -37,7 +37,7 @@ class EndedModel(BaseChatModel):
     def _stream(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
-        message = AIMessageChunk(self.text, response_metadata={"budgetguard": self.details})
+        message = AIMessageChunk(content=self.text, response_metadata={"budgetguard": self.details})
         yield ChatGenerationChunk(message=message)
 
 

@@ -18,8 +18,9 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.outputs import LLMResult
 from langchain_core.runnables.config import ensure_config
 
-from budgetguard_langchain.guarded_call import in_reach, inside, reach
 from budgetguard_langchain.lazy_streams import watched
+from budgetguard_langchain.marks import inside
+from budgetguard_langchain.reach import in_reach, reach
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -52,9 +53,9 @@ def install() -> None:
 
 
 def guarded_methods(
-    base: type[BaseChatModel], own: Guard | None = None
+    base: type[BaseChatModel], own: tuple[Guard, ...] = ()
 ) -> dict[str, Callable[..., Any]]:
-    """The six entry points of `base`, wrapped; `own` guards all calls of the class they go to."""
+    """The six entry points of `base`, wrapped; `own` are the guards of the class they go to."""
     return {
         name: make(getattr(base, name), own)
         for name, make in zip(_NAMES, _MAKERS, strict=True)
@@ -62,10 +63,10 @@ def guarded_methods(
     }
 
 
-def _generate(original: Any, own: Guard | None) -> Any:
+def _generate(original: Any, own: tuple[Guard, ...]) -> Any:
     @functools.wraps(original)
     def generate(
-        self: BaseChatModel, messages: Any, stop: Any = None, callbacks: Any = None, **kwargs: Any
+        self: Any, messages: Any, stop: Any = None, callbacks: Any = None, **kwargs: Any
     ) -> LLMResult:
         info = {name: kwargs.pop(name) for name in _INFO if name in kwargs}
         if len(messages) > 1 and in_reach(self, callbacks, own):
@@ -73,7 +74,7 @@ def _generate(original: Any, own: Guard | None) -> Any:
             return _merged(
                 self, [generate(self, one, stop, callbacks, **of, **kwargs) for one, of in apart]
             )
-        call = reach(self, callbacks, own, messages, info)
+        call = reach(self, callbacks, own, messages[-1] if messages else None, info)
         if call is None:
             return original(self, messages, stop, callbacks, **info, **kwargs)
         with call:
@@ -86,17 +87,17 @@ def _generate(original: Any, own: Guard | None) -> Any:
     return generate
 
 
-def _agenerate(original: Any, own: Guard | None) -> Any:
+def _agenerate(original: Any, own: tuple[Guard, ...]) -> Any:
     @functools.wraps(original)
     async def agenerate(
-        self: BaseChatModel, messages: Any, stop: Any = None, callbacks: Any = None, **kwargs: Any
+        self: Any, messages: Any, stop: Any = None, callbacks: Any = None, **kwargs: Any
     ) -> LLMResult:
         info = {name: kwargs.pop(name) for name in _INFO if name in kwargs}
         if len(messages) > 1 and in_reach(self, callbacks, own):
             apart = _apart(messages, info)
             calls = [agenerate(self, one, stop, callbacks, **of, **kwargs) for one, of in apart]
             return _merged(self, await asyncio.gather(*calls))
-        call = reach(self, callbacks, own, messages, info)
+        call = reach(self, callbacks, own, messages[-1] if messages else None, info)
         if call is None:
             return await original(self, messages, stop, callbacks, **info, **kwargs)
         with call:
@@ -109,15 +110,15 @@ def _agenerate(original: Any, own: Guard | None) -> Any:
     return agenerate
 
 
-def _stream(original: Any, own: Guard | None) -> Any:
+def _stream(original: Any, own: tuple[Guard, ...]) -> Any:
     @functools.wraps(original)
     def stream(
-        self: BaseChatModel,
+        self: Any,
         input: Any,
         config: Any = None,
         *,
         stop: Any = None,
-        **kwargs: Any,  # noqa: A002 -- LangChain's name
+        **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
         if not self._should_stream(async_api=False, **{**kwargs, "stream": True}):
             yield from original(self, input, config, stop=stop, **kwargs)  # which calls generate()
@@ -141,15 +142,15 @@ def _stream(original: Any, own: Guard | None) -> Any:
     return stream
 
 
-def _astream(original: Any, own: Guard | None) -> Any:
+def _astream(original: Any, own: tuple[Guard, ...]) -> Any:
     @functools.wraps(original)
     async def astream(
-        self: BaseChatModel,
+        self: Any,
         input: Any,
         config: Any = None,
         *,
         stop: Any = None,
-        **kwargs: Any,  # noqa: A002 -- LangChain's name
+        **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         config = ensure_config(config)
         streams = self._should_stream(async_api=True, **{**kwargs, "stream": True})
@@ -176,15 +177,15 @@ def _astream(original: Any, own: Guard | None) -> Any:
     return astream
 
 
-def _stream_v3(original: Any, own: Guard | None) -> Any:
+def _stream_v3(original: Any, own: tuple[Guard, ...]) -> Any:
     @functools.wraps(original)
     def stream_v3(
-        self: BaseChatModel,
+        self: Any,
         input: Any,
         config: Any = None,
         *,
         stop: Any = None,
-        **kwargs: Any,  # noqa: A002 -- LangChain's name
+        **kwargs: Any,
     ) -> Any:
         config = ensure_config(config)
         call = reach(self, config.get("callbacks"), own, input, config)
@@ -200,15 +201,15 @@ def _stream_v3(original: Any, own: Guard | None) -> Any:
     return stream_v3
 
 
-def _astream_v3(original: Any, own: Guard | None) -> Any:
+def _astream_v3(original: Any, own: tuple[Guard, ...]) -> Any:
     @functools.wraps(original)
     async def astream_v3(
-        self: BaseChatModel,
+        self: Any,
         input: Any,
         config: Any = None,
         *,
         stop: Any = None,
-        **kwargs: Any,  # noqa: A002 -- LangChain's name
+        **kwargs: Any,
     ) -> Any:
         config = ensure_config(config)
         call = reach(self, config.get("callbacks"), own, input, config)
@@ -230,10 +231,10 @@ def _apart(messages: list[Any], info: dict[str, Any]) -> list[tuple[list[Any], d
     return [([each], rest if index else info) for index, each in enumerate(messages)]
 
 
-def _merged(model: BaseChatModel, results: list[LLMResult]) -> LLMResult:
+def _merged(model: Any, results: list[LLMResult]) -> LLMResult:
     merged = LLMResult(
         generations=[each.generations[0] for each in results],
-        llm_output=model._combine_llm_outputs([each.llm_output for each in results]),
+        llm_output=model._combine_llm_outputs([each.llm_output for each in results]),  # noqa: SLF001 -- as generate() does
     )
     merged.run = [run for each in results for run in each.run or ()]
     return merged

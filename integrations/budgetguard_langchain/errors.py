@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import functools
 import sys
+from typing import Any, TypeVar
 
-from budgetguard import BudgetExceeded, BudgetGuardError, UnpricedModelError
+from budgetguard import BudgetGuardError
+
+E = TypeVar("E", bound=BudgetGuardError)
 
 
 def unswallowable(error: BudgetGuardError) -> BudgetGuardError:
     """The same error, as one that LangGraph lets pass; as it is where LangGraph is not in use."""
     if "langgraph.errors" not in sys.modules:
         return error
-    kind = _bubbling(type(error))
-    if isinstance(error, BudgetExceeded):
-        return kind(**error.numbers(), scope=error.scope)
-    if isinstance(error, UnpricedModelError):
-        return kind(error.model, error.budget)
-    return kind(*error.args)
+    return _as(_bubbling(type(error)), error)
 
 
 @functools.cache
@@ -31,18 +29,16 @@ def _bubbling(kind: type[BudgetGuardError]) -> type[BudgetGuardError]:
 
     if issubclass(kind, GraphBubbleUp):
         return kind
-    return type(kind.__name__, (kind, GraphBubbleUp), {"__reduce__": _reduce, "_plain": kind})
+
+    def reduce(error: BudgetGuardError) -> str | tuple[Any, ...]:
+        """Pickle as the plain error, which needs no LangGraph where it is read."""
+        return _as(kind, error).__reduce__()
+
+    return type(kind.__name__, (kind, GraphBubbleUp), {"__reduce__": reduce})
 
 
-def _reduce(error: BudgetGuardError) -> tuple[object, ...]:
-    """Pickle as the plain error, which needs no LangGraph where it is read."""
-    plain: type[BudgetGuardError] = error._plain  # type: ignore[attr-defined]  # noqa: SLF001
-    if isinstance(error, BudgetExceeded):
-        return _rebuild, (plain, error.numbers())
-    if isinstance(error, UnpricedModelError):
-        return plain, (error.model, error.budget)
-    return plain, error.args
-
-
-def _rebuild(kind: type[BudgetExceeded], numbers: dict[str, object]) -> BudgetExceeded:
-    return kind(**numbers)  # type: ignore[arg-type]
+def _as(kind: type[E], error: BudgetGuardError) -> E:
+    """A copy of an error that is of another kind and knows the same."""
+    copy = kind.__new__(kind, *error.args)
+    copy.__dict__.update(vars(error))
+    return copy

@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 
-from budgetguard import BudgetGuardError, BudgetStopped, Call, Scope, Ticket, Usage, current_scope
-from budgetguard.mode import forced_mode
-from budgetguard_langchain import runs
+from budgetguard import BudgetGuardError, BudgetStopped, Call, Scope, Ticket, Usage
 from budgetguard_langchain.calls import describe, prepare, record_bill
 from budgetguard_langchain.ended import ended_model
 from budgetguard_langchain.errors import unswallowable
-from budgetguard_langchain.runs import Guard, RunInfo
+from budgetguard_langchain.messages import strip_tool_calls
 from budgetguard_langchain.usage import (
     add_usage,
     is_cache_hit,
@@ -32,35 +28,15 @@ from budgetguard_langchain.usage import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from uuid import UUID
+    from collections.abc import Generator, Sequence
 
-    from langchain_core.callbacks import Callbacks
     from langchain_core.language_models.chat_models import BaseChatModel
     from langchain_core.outputs import Generation
 
     Request = tuple[BaseChatModel, list[BaseMessage], dict[str, Any]]
 
 _log = logging.getLogger("budgetguard")
-_inside: ContextVar[bool] = ContextVar("budgetguard_langchain_inside", default=False)
-_marked: Final[set[UUID]] = set()
 _NEVER_SENT: Final = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol")
-_NO_ANSWER: Final = "The budget for this task is used up, and the last call gave no answer."
-
-
-def is_guarded(run_id: UUID) -> bool:
-    """Whether the model run that starts now passed the gate."""
-    return _inside.get() or run_id in _marked
-
-
-class inside:  # noqa: N801 -- reads as a statement: `with inside():`
-    """Marks the model runs that start in this block as guarded."""
-
-    def __enter__(self) -> None:
-        self._token = _inside.set(True)
-
-    def __exit__(self, *_: object) -> None:
-        _inside.reset(self._token)
 
 
 class GuardedCall:
@@ -123,7 +99,7 @@ class GuardedCall:
         self.close(error)
 
     @contextlib.contextmanager
-    def until_answered(self) -> Iterator[None]:
+    def until_answered(self) -> Generator[None]:
         """Watch a call whose answer comes later: close only if something is raised before."""
         try:
             yield
@@ -205,84 +181,6 @@ class GuardedCall:
         ticket.settle(usage, ends_loop=ends_loop)
 
 
-def reach(
-    model: BaseChatModel,
-    callbacks: Callbacks,
-    own: Guard | None,
-    messages: object,
-    info: dict[str, Any],
-) -> GuardedCall | None:
-    """The call as guarded by every budget in reach; `None` if none is, or guarding is off.
-
-    Args:
-        model: The model asked.
-        callbacks: The effective callbacks of the call.
-        own: The guard that `attach` put on this very model.
-        messages: The input, for the prompt of a task.
-        info: `run_name`, `tags` and `metadata` of the call.
-    """
-    if _inside.get() or forced_mode() == "off":
-        return None  # a model that calls another model is one call: its own
-    parent_id: UUID | None = getattr(callbacks, "parent_run_id", None)
-    guards = [*_guards(callbacks), *_guards(model.callbacks)]
-    if own is not None:
-        guards.append(own)
-    if not guards and current_scope() is None:
-        return None
-    run = runs.RUNS.get(parent_id) if parent_id is not None else None
-    base = runs.innermost(run.scope if run is not None else None)
-    fresh = guards if run is None else [guard for guard in guards if guard not in run.guards]
-    scope, owned = base, list[Scope]()
-    if fresh:
-        if parent_id is not None and run is None:
-            _warn_below_task(fresh)
-        told = _run_info(info, messages)
-        for guard in dict.fromkeys(fresh):
-            opened = guard.open(scope, told)
-            if opened is not None:
-                owned.append(opened)
-                scope = opened
-    if scope is None:
-        return None
-    path = run.path if run is not None else () if owned else (scope.id,)
-    call = GuardedCall(scope, path, in_graph=run is not None and run.in_graph)
-    call.owned = owned
-    return call
-
-
-def in_reach(model: BaseChatModel, callbacks: Callbacks, own: Guard | None) -> bool:
-    """Whether a budget is in reach of a call."""
-    guarded = own is not None or _guards(callbacks) or _guards(model.callbacks)
-    return not _inside.get() and bool(guarded or current_scope() is not None)
-
-
-def mark(run_id: UUID) -> None:
-    """Note that a model run, of a lazy stream, passed the gate when the stream was made."""
-    _marked.add(run_id)
-
-
-def unmark(run_id: UUID) -> None:
-    """Forget a marked run that has ended."""
-    _marked.discard(run_id)
-
-
-def strip_tool_calls(message: AIMessage) -> None:
-    """Take out the tool calls that a model made although tools were off; leave an answer."""
-    if not message.tool_calls and not message.invalid_tool_calls:
-        return
-    message.tool_calls = []
-    message.invalid_tool_calls = []
-    message.additional_kwargs.pop("tool_calls", None)
-    if isinstance(message.content, list):
-        message.content = [
-            block
-            for block in message.content
-            if not (isinstance(block, dict) and block.get("type") == "tool_use")
-        ]
-    if not message.text.strip():
-        message.content = _NO_ANSWER
-
-
 def done(ticket: Ticket) -> dict[str, Any]:
     """What was asked for and what was done, for `response_metadata["budgetguard"]`."""
     call, plan = ticket.call, ticket.plan
@@ -296,26 +194,6 @@ def done(ticket: Ticket) -> dict[str, Any]:
     }
 
 
-def _guards(callbacks: Callbacks) -> list[Guard]:
-    if not callbacks:
-        return []
-    handlers = callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks
-    found = (getattr(handler, "guard", None) for handler in handlers)
-    return [guard for guard in found if isinstance(guard, Guard)]
-
-
-def _run_info(info: dict[str, Any], messages: object) -> RunInfo:
-    metadata: dict[str, Any] = info.get("metadata") or {}
-    thread = metadata.get("thread_id")
-    return RunInfo(
-        name=info.get("run_name"),
-        tags=tuple(info.get("tags") or ()),
-        metadata=metadata,
-        thread_id=None if thread is None else str(thread),
-        prompt=runs.prompt_of(messages),
-    )
-
-
 def _never_sent(error: BaseException | None) -> bool:
     """Whether no connection was made, or the call was cancelled before it went out."""
     while error is not None:
@@ -323,17 +201,3 @@ def _never_sent(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-_warned: Final[set[int]] = set()
-
-
-def _warn_below_task(guards: list[Guard]) -> None:
-    for guard in guards:
-        if id(guard) not in _warned:
-            _warned.add(id(guard))
-            _log.warning(
-                "a budget is attached to a model inside a chain or agent, so every call of the "
-                "model is a task of its own; attach it to the agent instead: "
-                "agent.with_config(callbacks=[BudgetCallbackHandler(budget)])"
-            )

@@ -7,7 +7,6 @@ model call passes the guarded entry points (`entry_points`), which ask the run's
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -15,10 +14,11 @@ from langchain_core.callbacks import BaseCallbackHandler
 from budgetguard import Budget, BudgetGuardError, events
 from budgetguard_langchain import entry_points, runs
 from budgetguard_langchain.errors import unswallowable
-from budgetguard_langchain.guarded_call import is_guarded
+from budgetguard_langchain.marks import is_guarded
 from budgetguard_langchain.runs import BudgetSource, Guard, RunInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from uuid import UUID
 
     from langchain_core.messages import BaseMessage
@@ -41,7 +41,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         self,
         budget: BudgetSource = None,
         *,
-        id: Callable[[RunInfo], str | None] | None = None,  # noqa: A002 -- the word users know
+        id: Callable[[RunInfo], str | None] | None = None,
     ) -> None:
         """Make a handler; the first one installs the guarded entry points.
 
@@ -64,7 +64,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         self._warned: set[str] = set()
         entry_points.install()
 
-    def on_chain_start(
+    def on_chain_start(  # noqa: PLR0913 -- LangChain's signature
         self,
         serialized: dict[str, Any] | None,
         inputs: Any,
@@ -82,7 +82,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
 
         self._start(run_id, parent_run_id, tags, info)
 
-    def on_tool_start(
+    def on_tool_start(  # noqa: PLR0913 -- LangChain's signature
         self,
         serialized: dict[str, Any] | None,
         input_str: str,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 
-from budgetguard_langchain.guarded_call import mark, unmark
+from budgetguard_langchain.marks import mark, unmark
 
 if TYPE_CHECKING:
     from uuid import UUID

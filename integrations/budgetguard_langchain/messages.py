@@ -23,6 +23,8 @@ LAST_CALL: Final = (
 )
 """What is appended to the input of the last call of an agent loop."""
 
+_NO_ANSWER: Final = "The budget for this task is used up, and the last call gave no answer."
+
 
 def texts(message: BaseMessage) -> Iterator[str | int]:
     """The pieces of a message: text to be counted, or a number of tokens for what is not text."""
@@ -61,3 +63,20 @@ def is_answer(message: BaseMessage) -> bool:
 def with_last_instruction(messages: list[BaseMessage]) -> list[BaseMessage]:
     """A copy of the conversation that asks for the last answer; the caller's list is untouched."""
     return [*messages, HumanMessage(LAST_CALL)]
+
+
+def strip_tool_calls(message: AIMessage) -> None:
+    """Take out the tool calls that a model made although tools were off; leave an answer."""
+    if not message.tool_calls and not message.invalid_tool_calls:
+        return
+    message.tool_calls = []
+    message.invalid_tool_calls = []
+    message.additional_kwargs.pop("tool_calls", None)
+    if isinstance(message.content, list):
+        message.content = [
+            block
+            for block in message.content
+            if not (isinstance(block, dict) and block.get("type") == "tool_use")
+        ]
+    if not message.text.strip():
+        message.content = _NO_ANSWER

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from budgetguard import Budget, NoOpenBudget, Scope, current_scope
 from budgetguard.mode import forced_mode
-from budgetguard.stores.memory import STORE
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -56,13 +55,13 @@ class Guard:
         """
         if self.source is None:
             if base is None:
-                msg = "BudgetCallbackHandler() has no budget and no scope is open: pass one, or `with budget.open():`"
+                msg = "BudgetCallbackHandler() has no budget, and no scope is open: pass a Budget"
                 raise NoOpenBudget(msg)
             return None
         budget = self.source if isinstance(self.source, Budget) else self.source(run)
         if budget is None:
             return None
-        if base is not None and any(each.budget == budget for each in base.billed):
+        if base is not None and any(each.budget == budget for each in base.lineage.billed):
             return None
         id_ = None if self.id is None else self.id(run)
         return Scope(budget, parent=base, id=None if id_ is None else str(id_), prompt=run.prompt)
@@ -95,7 +94,7 @@ def innermost(scope: Scope | None) -> Scope | None:
     current = current_scope()
     if current is None or scope is None:
         return scope or current
-    return current if scope in current.billed else scope
+    return current if scope in current.lineage.billed else scope
 
 
 def start(
@@ -111,14 +110,23 @@ def start(
         run = RUNS[run_id] = _below(run_id, parent_id, tags)
     if guard not in run.guards:
         run.guards = (*run.guards, guard)
-        if forced_mode() != "off":
-            own = guard.open(innermost(run.scope), info())
-            if own is not None:
-                run.owned.append(own)
-                run.scope = own
-            elif run.scope is None:
-                run.scope = current_scope()
+        try:
+            _open(guard, run, info())
+        except BaseException:
+            end(run_id)  # LangChain reports no end of a run whose start was refused
+            raise
     return run
+
+
+def _open(guard: Guard, run: Run, info: RunInfo) -> None:
+    if forced_mode() == "off":
+        return
+    own = guard.open(innermost(run.scope), info)
+    if own is not None:
+        run.owned.append(own)
+        run.scope = own
+    elif run.scope is None:
+        run.scope = current_scope()
 
 
 def _below(run_id: UUID, parent_id: UUID | None, tags: list[str] | None) -> Run:
@@ -141,9 +149,8 @@ def end(run_id: UUID, *, error: bool = False) -> None:
     if run is None:
         return
     leave(run)
-    if run.scope is not None and str(run_id) in run.scope.loops:
-        with STORE.lock:
-            run.scope.forget_loop(str(run_id))
+    if run.scope is not None:
+        run.scope.end_loop(str(run_id))
     for scope in reversed(run.owned):
         scope.close(error=error)
     run.task.discard(run_id)
@@ -196,6 +203,5 @@ def _said_by_a_person(message: Any) -> str | None:
         role = message.get("role") or message.get("type")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         text = message.get("content")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         return text if role in ("user", "human") and isinstance(text, str) else None
-    if getattr(message, "type", None) == "human":
-        return str(message.text)
-    return None
+    kind: Any = getattr(message, "type", None)  # pyright: ignore[reportUnknownArgumentType]
+    return str(getattr(message, "text", "")) if kind == "human" else None  # pyright: ignore[reportUnknownArgumentType]

@@ -9,7 +9,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.ai import add_usage as add_reported
 
 from budgetguard import Usage
-from budgetguard.counting import tally
+from budgetguard.tally import tally
 from budgetguard_langchain.messages import texts
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def read(
         for key, value in details.items()
         if key == "cache_creation" or key.startswith("ephemeral_")
     )
+    lasting = _count(details.get("ephemeral_1h_input_tokens")) or 0
     read_tokens = min(_count(details.get("cache_read")) or 0, sent)
     return Usage(
         input_tokens=sent,
@@ -66,6 +67,7 @@ def read(
         reasoning_tokens=min(reasoning, received),
         cache_read_tokens=read_tokens,
         cache_write_tokens=min(written, sent - read_tokens),
+        cache_write_1h_tokens=min(lasting, written, sent - read_tokens),
         estimated=estimated,
         truncated=truncated,
     )

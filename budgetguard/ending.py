@@ -1,0 +1,39 @@
+"""Ending: how a budget ends, found by asking its policy once with everything spent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from budgetguard.call import Call
+from budgetguard.spend import TURNS, Vector
+from budgetguard.state import State
+
+if TYPE_CHECKING:
+    from budgetguard.budget import Budget
+    from budgetguard.plan import End
+    from budgetguard.policy import AnyPolicy
+
+
+class Ending(NamedTuple):
+    """How a budget ends."""
+
+    owes_last_call: bool
+    """Whether an agent loop is owed one last call before the end."""
+    end: End
+    """What comes after it; a policy that names nothing fails."""
+
+
+def ending_of(budget: Budget, policy: AnyPolicy) -> Ending:
+    """Ask with a State in which every limited meter is fully spent and difficulty is unknown."""
+    plan = policy(_exhausted(budget))
+    return Ending(plan.final, plan.end or "fail")
+
+
+def _exhausted(budget: Budget) -> State:
+    limits = dict(budget.held_limits)
+    settled: Vector = (
+        limits.get(0, 0), limits.get(1, 0), limits.get(2, 0),
+        limits.get(3, 0), limits.get(4, 0), limits.get(5, 0),
+    )  # fmt: skip
+    elapsed = budget.seconds or 0.0
+    return State(budget, Call(), settled=settled, elapsed=elapsed, turn=settled[TURNS] + 1)

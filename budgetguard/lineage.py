@@ -1,0 +1,65 @@
+"""Lineage: who is billed for the calls of a scope, and who answers them, root first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from budgetguard.mode import forced_mode
+from budgetguard.spend import OUTPUT, REASONING, TOKENS, USD
+
+if TYPE_CHECKING:
+    from budgetguard.scope import Scope
+    from budgetguard.stores.memory import Account
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """The scopes from the root to one scope, by what they have to say."""
+
+    billed: tuple[Scope, ...]
+    """Those that pay."""
+    answering: tuple[Scope, ...]
+    """Those that admit, refuse and steer."""
+    observers: tuple[Scope, ...]
+    """Those in shadow mode, which only note what they would have done."""
+    accounts: tuple[Account, ...]
+    """The accounts of those that pay."""
+    sends_cap: bool
+    """Whether some limit needs the output of a call to be capped."""
+
+
+def lineage_of(scope: Scope, *, shield: bool) -> Lineage:
+    """The place of a scope below its parent.
+
+    A shield hides it from the scopes above, but not from an account with an id, which may belong
+    to others too. A scope whose account is in the lineage already adds nothing to it.
+    """
+    if forced_mode() == "off":
+        return Lineage((), (), (), (), sends_cap=False)
+    above = None if scope.parent is None else scope.parent.lineage
+    billed = () if above is None else above.billed
+    answering = () if above is None else above.answering
+    observers = () if above is None else above.observers
+    if shield:
+        answering = tuple(each for each in answering if each.has_id)
+        observers = ()
+    if all(each.account is not scope.account for each in billed):
+        billed = (*billed, scope)
+        if _observes(scope):
+            observers = (*observers, scope)
+        else:
+            answering = (*answering, scope)
+    limited = {meter for each in answering for meter, _ in each.budget.held_limits}
+    return Lineage(
+        billed,
+        answering,
+        observers,
+        tuple(each.account for each in billed),
+        sends_cap=bool(limited & {TOKENS, OUTPUT, REASONING, USD}),
+    )
+
+
+def _observes(scope: Scope) -> bool:
+    mode = forced_mode()
+    return mode == "observe" or (scope.budget.observing and mode != "enforce")

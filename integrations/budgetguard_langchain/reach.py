@@ -1,0 +1,106 @@
+"""Which budgets a model call is in reach of: handlers, an attached budget, the open scope."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from langchain_core.callbacks import BaseCallbackManager
+
+from budgetguard import Scope, current_scope
+from budgetguard.mode import forced_mode
+from budgetguard_langchain import runs
+from budgetguard_langchain.guarded_call import GuardedCall
+from budgetguard_langchain.marks import inside_guarded_call
+from budgetguard_langchain.runs import Guard, RunInfo
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from langchain_core.callbacks import Callbacks
+    from langchain_core.language_models.chat_models import BaseChatModel
+
+_log = logging.getLogger("budgetguard")
+
+
+def reach(
+    model: BaseChatModel,
+    callbacks: Callbacks,
+    own: tuple[Guard, ...],
+    messages: object,
+    info: dict[str, Any],
+) -> GuardedCall | None:
+    """The call as guarded by every budget in reach; `None` if none is, or guarding is off.
+
+    Args:
+        model: The model asked.
+        callbacks: The effective callbacks of the call.
+        own: The guards that `attach` put on this very model.
+        messages: The input, for the prompt of a task.
+        info: `run_name`, `tags` and `metadata` of the call.
+    """
+    if inside_guarded_call() or forced_mode() == "off":
+        return None  # a model that calls another model is one call: its own
+    parent_id: UUID | None = getattr(callbacks, "parent_run_id", None)
+    guards = [*_guards(callbacks), *_guards(model.callbacks), *own]
+    if not guards and current_scope() is None:
+        return None
+    run = runs.RUNS.get(parent_id) if parent_id is not None else None
+    base = runs.innermost(run.scope if run is not None else None)
+    fresh = guards if run is None else [guard for guard in guards if guard not in run.guards]
+    scope, owned = base, list[Scope]()
+    if fresh:
+        if parent_id is not None and run is None:
+            _warn_below_task(fresh)
+        told = _run_info(info, messages)
+        for guard in dict.fromkeys(fresh):
+            opened = guard.open(scope, told)
+            if opened is not None:
+                owned.append(opened)
+                scope = opened
+    if scope is None:
+        return None
+    path = run.path if run is not None else () if owned else (scope.id,)
+    call = GuardedCall(scope, path, in_graph=run is not None and run.in_graph)
+    call.owned = owned
+    return call
+
+
+def in_reach(model: BaseChatModel, callbacks: Callbacks, own: tuple[Guard, ...]) -> bool:
+    """Whether a budget is in reach of a call."""
+    guarded = own or _guards(callbacks) or _guards(model.callbacks)
+    return not inside_guarded_call() and bool(guarded or current_scope() is not None)
+
+
+def _guards(callbacks: Callbacks) -> list[Guard]:
+    if not callbacks:
+        return []
+    handlers = callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks
+    found = (getattr(handler, "guard", None) for handler in handlers)
+    return [guard for guard in found if isinstance(guard, Guard)]
+
+
+def _run_info(info: dict[str, Any], messages: object) -> RunInfo:
+    metadata: dict[str, Any] = info.get("metadata") or {}
+    thread = metadata.get("thread_id")
+    return RunInfo(
+        name=info.get("run_name"),
+        tags=tuple(info.get("tags") or ()),
+        metadata=metadata,
+        thread_id=None if thread is None else str(thread),
+        prompt=runs.prompt_of(messages),
+    )
+
+
+_warned: Final[set[int]] = set()
+
+
+def _warn_below_task(guards: list[Guard]) -> None:
+    for guard in guards:
+        if id(guard) not in _warned:
+            _warned.add(id(guard))
+            _log.warning(
+                "a budget is attached to a model inside a chain or agent, so every call of the "
+                "model is a task of its own; attach it to the agent instead: "
+                "agent.with_config(callbacks=[BudgetCallbackHandler(budget)])"
+            )
