@@ -187,6 +187,23 @@ def decide(demand: Demand, scopes: Sequence[Scope], *, last: bool) -> Grant | Sh
     return Grant(cap, demand.need(cap), last, tuple(reserves), bound_by)
 
 
+def fits_outright(demand: Demand, scopes: Sequence[Scope]) -> Grant | None:
+    """The whole wish, if every scope has room for it beside all that is held, reserved or queued.
+
+    Where it answers, `decide` and `lacking` would say the same; it is only quicker.
+    """
+    need = demand.need(demand.want)
+    for scope in scopes:
+        account = scope.account
+        if account.waiters or account.reserves:
+            return None
+        settled, held = account.settled, account.held
+        for meter, limit in scope.budget.held_limits:
+            if settled[meter] + held[meter] + need[meter] > limit:
+                return None
+    return Grant(demand.want, need, final=False)
+
+
 def keeps_reserve(scope: Scope, loop: Loop) -> bool:
     """Whether a last call of that loop is owed by that scope, and kept back for."""
     return scope.owes_last_call and loop.is_outermost(scope.account)

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from budgetguard.policy import AnyPolicy, check_policy
-from budgetguard.price import Price, price_of
+from budgetguard.price import Amount, Price, price_of
 from budgetguard.rules import DEFAULT_POLICY, Observe
-from budgetguard.spend import NANO, Limits
+from budgetguard.spend import NANO, OUTPUT, REASONING, TOKENS, USD, Limits
 
 if TYPE_CHECKING:
     from budgetguard.difficulty import Estimator
+    from budgetguard.ending import Ending
     from budgetguard.scope import Scope
 
 Stakes = Literal["low", "normal", "high"]
@@ -36,7 +37,7 @@ _PARTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Budget:
     """Limits and policy of one kind of task. Without any limit it only measures.
 
@@ -48,36 +49,35 @@ class Budget:
 
     name: str
     """Name of the workflow; appears in errors, events and paths."""
-    _: KW_ONLY
-    tokens: int | None = None
+    tokens: int | None
     """Input and output tokens together; cached input counts in full."""
-    input_tokens: int | None = None
+    input_tokens: int | None
     """Tokens sent."""
-    output_tokens: int | None = None
+    output_tokens: int | None
     """Tokens received, hidden reasoning included."""
-    reasoning_tokens: int | None = None
+    reasoning_tokens: int | None
     """Reasoning tokens; may overshoot by the calls in flight, as no provider caps them apart."""
-    turns: int | None = None
+    turns: int | None
     """Admitted model calls."""
-    usd: Decimal | None = None
+    usd: Decimal | None
     """US dollars: an int, a str or a Decimal; a float is read as `Decimal(str(x))`."""
-    seconds: float | None = None
+    seconds: float | None
     """Seconds from the opening of the scope: checked at admission, waiting counts."""
-    policy: AnyPolicy = DEFAULT_POLICY
+    policy: AnyPolicy
     """What happens on the way: any callable `State -> Plan`."""
-    ladder: tuple[str, ...] = ()
+    ladder: tuple[str, ...]
     """Names of cheaper models to step down to, in order."""
-    stakes: Stakes = "normal"
+    stakes: Stakes
     """`low` lowers effort one level more, `high` keeps what difficulty would lower."""
-    estimator: Estimator | None = None
+    estimator: Estimator | None
     """`Task -> float | Difficulty`, sync or async; `None`: the difficulty is unknown."""
-    prices: Mapping[str, Price] = field(default_factory=dict[str, Price])
+    prices: Mapping[str, Price]
     """Your own prices by model name, in usd per million tokens; they come first."""
-    unpriced: Unpriced = "refuse"
+    unpriced: Unpriced
     """Under a usd limit, a model without a price is refused, or priced at the `highest` known."""
-    patience: float = 60.0
+    patience: float
     """Seconds an admission may wait for calls in flight to settle; 0 refuses at once."""
-    answer_tokens: int = 500
+    answer_tokens: int
     """Output tokens kept back for the last answer of an agent loop."""
     limits: Limits = field(init=False, repr=False, compare=False)
     """The limits, as one value."""
@@ -86,29 +86,64 @@ class Budget:
     observing: bool = field(init=False, repr=False, compare=False)
     """Whether the policy is `observe(...)`."""
 
-    def __post_init__(self) -> None:
-        """Validate and normalise every parameter."""
-        _check_name(self.name)
-        for name in _COUNTS:
-            _check_count(getattr(self, name), name)
-        _check_count(self.answer_tokens, "answer_tokens")
-        self._set("usd", _money(self.usd))
-        _check_seconds(self.seconds, "seconds", least_is_open=True)
-        _check_seconds(self.patience, "patience", least_is_open=False)
+    limits_output: bool = field(init=False, repr=False, compare=False)
+    """Whether a limit depends on how long answers are, so that their length must be capped."""
+    ending: Ending | None = field(init=False, repr=False, compare=False)
+    """How it ends; found by asking the policy when the first scope opens."""
+
+    def __init__(  # noqa: PLR0913 -- one argument for each thing a person may choose
+        self,
+        name: str,
+        *,
+        tokens: int | None = None,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        reasoning_tokens: int | None = None,
+        turns: int | None = None,
+        usd: Amount | None = None,
+        seconds: float | None = None,
+        policy: AnyPolicy = DEFAULT_POLICY,
+        ladder: Sequence[str] = (),
+        stakes: Stakes = "normal",
+        estimator: Estimator | None = None,
+        prices: Mapping[str, Price | Mapping[str, Amount | None]] | None = None,
+        unpriced: Unpriced = "refuse",
+        patience: float = 60.0,
+        answer_tokens: int = 500,
+    ) -> None:
+        """Validate and normalise every parameter; each is documented at its field."""
+        counts = (tokens, input_tokens, output_tokens, reasoning_tokens, turns)
+        _check_name(name)
+        self._set("name", name)
+        for each, count in zip(_COUNTS, counts, strict=True):
+            _check_count(count, each)
+            self._set(each, count)
+        _check_count(answer_tokens, "answer_tokens")
+        self._set("answer_tokens", answer_tokens)
+        self._set("usd", _money(usd))
+        _check_seconds(seconds, "seconds", least_is_open=True)
+        self._set("seconds", seconds)
+        _check_seconds(patience, "patience", least_is_open=False)
+        self._set("patience", patience)
         for part, whole in _PARTS:
             _check_part(getattr(self, part), getattr(self, whole), part, whole)
-        check_policy(self.policy)
-        self._set("ladder", _ladder(self.ladder))
-        _check_choice(self.stakes, "stakes", get_args(Stakes))
-        _check_choice(self.unpriced, "unpriced", get_args(Unpriced))
-        if self.estimator is not None and not callable(self.estimator):
-            msg = f"estimator must be a callable Task -> float | Difficulty, not {self.estimator!r}"
-            raise TypeError(msg)
-        self._set("prices", _prices(self.prices))
+        check_policy(policy)
+        self._set("policy", policy)
+        self._set("ladder", _ladder(ladder))
+        self._set("stakes", _choice(stakes, "stakes", get_args(Stakes)))
+        self._set("unpriced", _choice(unpriced, "unpriced", get_args(Unpriced)))
+        self._set("estimator", _estimator(estimator))
+        self._set("prices", _prices(prices or {}))
+        self._derive()
+
+    def _derive(self) -> None:
         limits = Limits(*(getattr(self, name) for name in Limits.__slots__))
         self._set("limits", limits)
         self._set("held_limits", limits.held())
         self._set("observing", isinstance(self.policy, Observe))
+        meters = {meter for meter, _ in self.held_limits}
+        self._set("limits_output", bool(meters & {TOKENS, OUTPUT, REASONING, USD}))
+        self._set("ending", None)
 
     def __hash__(self) -> int:
         return hash((self.name, self.limits))
@@ -198,10 +233,18 @@ def _check_part(part: int | None, whole: int | None, part_name: str, whole_name:
         raise ValueError(msg)
 
 
-def _check_choice(value: object, name: str, choices: Sequence[str]) -> None:
+def _choice(value: object, name: str, choices: Sequence[str]) -> object:
     if value not in choices:
         msg = f"{name} must be one of {', '.join(choices)}, not {value!r}"
         raise ValueError(msg)
+    return value
+
+
+def _estimator(value: object) -> object:
+    if value is not None and not callable(value):
+        msg = f"estimator must be a callable Task -> float | Difficulty, not {value!r}"
+        raise TypeError(msg)
+    return value
 
 
 def _ladder(value: object) -> tuple[str, ...]:

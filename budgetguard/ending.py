@@ -24,9 +24,15 @@ class Ending(NamedTuple):
 
 
 def ending_of(budget: Budget, policy: AnyPolicy) -> Ending:
-    """Ask with a State in which every limited meter is fully spent and difficulty is unknown."""
-    plan = policy(_exhausted(budget))
-    return Ending(plan.final, plan.end or "fail")
+    """Ask with a State in which every limited meter is fully spent and difficulty is unknown.
+
+    A Budget is frozen, so it is asked once and remembers the answer.
+    """
+    if budget.ending is None:
+        plan = policy(_exhausted(budget))
+        object.__setattr__(budget, "ending", Ending(plan.final, plan.end or "fail"))
+        assert budget.ending is not None  # noqa: S101 -- just set
+    return budget.ending
 
 
 def _exhausted(budget: Budget) -> State:

@@ -19,6 +19,7 @@ from budgetguard.admission import (
     Short,
     decide,
     demand_of,
+    fits_outright,
     keeps_reserve,
     lacking,
 )
@@ -63,9 +64,10 @@ def attempt(
     ticket: Ticket | None = None
     with STORE.lock:
         case.loop = scope.loops.at(call.loop, scope) if call.loop else None
-        verdict = case.decide()
+        outright = case.outright()
+        verdict = outright or case.decide()
         if isinstance(verdict, Grant):
-            short = case.must_wait(verdict, waiter)
+            short = case.must_wait(verdict, waiter) if outright is None else None
             if short is not None:
                 if waiter is not None:
                     waiter.join(short.scope.account)
@@ -89,6 +91,8 @@ def ask(scope: Scope, call: Call) -> Plan:
         TypeError: If the policy returns something that is not a Plan.
     """
     account, standing = scope.account, scope.standing
+    if scope.is_quiet():
+        return EMPTY
     settled, held = account.settled, account.held
     state = State(
         scope.budget,
@@ -129,6 +133,16 @@ class _Case:
             plan = plan & each
         self.plan = plan
         self.choice = choose(scope, call, plan)
+
+    def outright(self) -> Grant | None:
+        """The short way for what nearly every call is: nothing planned, nothing near a limit."""
+        scope = self.scope
+        if self.plan is not EMPTY or scope.standing.latched is not None or self.loop is not None:
+            return None
+        if scope.lineage.has_deadline:
+            return None
+        demand = demand_of(self.call, EMPTY, None, self.choice)
+        return fits_outright(demand, scope.lineage.answering)
 
     def decide(self) -> Grant | Ended:
         """Grant the call by what is settled, as an ordinary or as a last one, or end the budget."""
@@ -203,18 +217,11 @@ class _Case:
             self._keep_or_grant(grant)
         caps = scope.lineage.sends_cap or plan.max_output_tokens is not None
         cap = grant.cap if caps else None
+        said = Plan(plan.effort, _thinking(plan), cap, rung, grant.final, None)
         ticket = Ticket(
-            f"{scope.id}-{next(_call_ids)}",
-            scope,
-            self.call,
-            Plan(plan.effort, _thinking(plan), cap, rung, grant.final, None),
-            model=self.choice.model,
-            need=grant.need,
-            rates=self.choice.price,
-            loop=self.loop,
-            accounts=scope.lineage.accounts,
-            owner=owner,
-        )
+            next(_call_ids), scope, self.call, said, self.choice.model, grant.need,
+            self.choice.price, self.loop, scope.lineage.accounts, owner,
+        )  # fmt: skip
         STORE.in_flight.add(ticket)
         return ticket
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from budgetguard.mode import forced_mode
-from budgetguard.spend import OUTPUT, REASONING, TOKENS, USD
 
 if TYPE_CHECKING:
     from budgetguard.scope import Scope
@@ -27,6 +26,8 @@ class Lineage:
     """The accounts of those that pay."""
     sends_cap: bool
     """Whether some limit needs the output of a call to be capped."""
+    has_deadline: bool
+    """Whether some answering scope limits seconds."""
 
 
 def lineage_of(scope: Scope, *, shield: bool) -> Lineage:
@@ -36,7 +37,7 @@ def lineage_of(scope: Scope, *, shield: bool) -> Lineage:
     to others too. A scope whose account is in the lineage already adds nothing to it.
     """
     if forced_mode() == "off":
-        return Lineage((), (), (), (), sends_cap=False)
+        return Lineage((), (), (), (), sends_cap=False, has_deadline=False)
     above = None if scope.parent is None else scope.parent.lineage
     billed = () if above is None else above.billed
     answering = () if above is None else above.answering
@@ -44,19 +45,19 @@ def lineage_of(scope: Scope, *, shield: bool) -> Lineage:
     if shield:
         answering = tuple(each for each in answering if each.has_id)
         observers = ()
-    if all(each.account is not scope.account for each in billed):
+    if scope.account not in (each.account for each in billed):
         billed = (*billed, scope)
         if _observes(scope):
             observers = (*observers, scope)
         else:
             answering = (*answering, scope)
-    limited = {meter for each in answering for meter, _ in each.budget.held_limits}
     return Lineage(
         billed,
         answering,
         observers,
         tuple(each.account for each in billed),
-        sends_cap=bool(limited & {TOKENS, OUTPUT, REASONING, USD}),
+        sends_cap=any(each.budget.limits_output for each in answering),
+        has_deadline=any(each.budget.seconds is not None for each in answering),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from budgetguard.efforts.scale import one_less
 from budgetguard.plan import EMPTY, Plan
@@ -16,6 +16,10 @@ from budgetguard.state import State
 
 if TYPE_CHECKING:
     from budgetguard.budget import Stakes
+
+
+NEVER: Final = 2.0
+"""A fraction that no meter reaches before it is refused by far: such a rule does not fire."""
 
 
 class Condition:
@@ -29,6 +33,9 @@ class Condition:
 
     lowers_by_difficulty = False
     """Whether it fires because a task is easy; high stakes keep what such a rule would lower."""
+
+    quiet_below = 0.0
+    """While difficulty is unknown it cannot be True before some meter is this full (a fraction)."""
 
     def __call__(self, state: State) -> bool | None:
         """The answer for that State; `None` for unknown."""
@@ -66,6 +73,10 @@ class _And(Condition):
     def lowers_by_difficulty(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return _by_difficulty(self.left) or _by_difficulty(self.right)
 
+    @property
+    def quiet_below(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return max(quiet_below(self.left), quiet_below(self.right))
+
     def __call__(self, state: State) -> bool | None:
         left = self.left(state)
         if left is not None and not left:
@@ -84,6 +95,10 @@ class _Or(Condition):
     @property
     def lowers_by_difficulty(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return _by_difficulty(self.left) or _by_difficulty(self.right)
+
+    @property
+    def quiet_below(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return min(quiet_below(self.left), quiet_below(self.right))
 
     def __call__(self, state: State) -> bool | None:
         left = self.left(state)
@@ -111,6 +126,9 @@ class Policy:
     """
 
     __slots__ = ()
+
+    quiet_below = 0.0
+    """While difficulty is unknown it says nothing before some meter is this full (a fraction)."""
 
     def __call__(self, state: State) -> Plan:
         """What the call may do in that State."""
@@ -141,6 +159,10 @@ class Always(Policy):
 class _Sum(Policy):
     parts: tuple[AnyPolicy, ...]
 
+    @property
+    def quiet_below(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return min((quiet_below(part) for part in self.parts), default=NEVER)
+
     def __call__(self, state: State) -> Plan:
         plan = EMPTY
         for part in self.parts:
@@ -154,6 +176,10 @@ class _Sum(Policy):
 class _When(Policy):
     condition: AnyCondition
     then: AnyPolicy
+
+    @property
+    def quiet_below(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return max(quiet_below(self.condition), quiet_below(self.then))
 
     def __call__(self, state: State) -> Plan:
         if not self.condition(state):
@@ -187,6 +213,11 @@ def check_policy(policy: object, *, name: str = "policy") -> None:
     if not callable(policy):
         msg = f"{name} must be a callable State -> Plan, not {policy!r}"
         raise TypeError(msg)
+
+
+def quiet_below(rule: AnyCondition | AnyPolicy) -> float:
+    """How full the fullest meter must at least be for `rule` to fire; 0 where nobody can tell."""
+    return float(getattr(rule, "quiet_below", 0.0))
 
 
 def _condition(value: object) -> AnyCondition:

@@ -98,6 +98,11 @@ class Rates:
         Raises:
             ValueError: a count is negative.
         """
+        if not (cache_read_tokens or cache_write_tokens) and len(self.steps) == 1:
+            step = self.steps[0]
+            if input_tokens >= 0 and output_tokens >= 0:
+                pico = input_tokens * step.input + output_tokens * step.output
+                return self.request - (-pico // 1000)
         read, written, lasting = cache_read_tokens, cache_write_tokens, cache_write_1h_tokens
         if min(input_tokens, output_tokens, read, written, lasting) < 0:
             raise ValueError("a number of tokens cannot be negative")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from budgetguard.efforts.scale import as_effort
 from budgetguard.plan import Plan
-from budgetguard.policy import Always, AnyPolicy, Condition, Policy, check_policy, when
+from budgetguard.policy import NEVER, Always, AnyPolicy, Condition, Policy, check_policy, when
 from budgetguard.spend import METERS, Meter
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ class _Spent(Condition):
     fraction: float
     of: Meter | None
 
+    @property
+    def quiet_below(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.fraction
+
     def __call__(self, state: State) -> bool | None:
         used = state.fraction(self.of)
         return None if used is None else used >= self.fraction
@@ -63,6 +67,10 @@ class _Harder(Condition):
     than: float
     sure: float
 
+    @property
+    def quiet_below(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return NEVER if self.sure else 0.0
+
     def __call__(self, state: State) -> bool | None:
         difficulty = state.difficulty
         return None if difficulty.confidence < self.sure else difficulty.score > self.than
@@ -76,6 +84,10 @@ class _Easier(Condition):
     @property
     def lowers_by_difficulty(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return True
+
+    @property
+    def quiet_below(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return NEVER if self.sure else 0.0
 
     def __call__(self, state: State) -> bool | None:
         difficulty = state.difficulty

@@ -6,6 +6,7 @@ one. A scope is used once; closing it refuses new calls, and lets those in fligh
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -13,15 +14,17 @@ import secrets
 import threading
 import time
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from budgetguard import events, notices
-from budgetguard.difficulty import Difficulty, Estimation
+from budgetguard.difficulty import UNKNOWN, Difficulty, Estimation
 from budgetguard.ending import ending_of
 from budgetguard.errors import ScopeClosed
 from budgetguard.gate import attempt
 from budgetguard.lineage import lineage_of
 from budgetguard.loops import Loop, Loops
+from budgetguard.policy import quiet_below
 from budgetguard.rules import DEFAULT_POLICY, Observe
 from budgetguard.spend import METERS, USD, ZERO, Limits, Spend, Vector, plus, usd
 from budgetguard.standing import Counts, Outcome, Standing
@@ -101,6 +104,8 @@ class Scope:
         self.policy = policy.inner if isinstance(policy, Observe) else policy
         self.lowers_once = self.policy == DEFAULT_POLICY
         """Whether the effort is lowered at most once after the first call (the default policy)."""
+        quiet = 0.0 if budget.seconds is not None else quiet_below(self.policy)
+        self._quiet = tuple((meter, int(limit * quiet)) for meter, limit in budget.held_limits)
         ending = ending_of(budget, self.policy)
         self.owes_last_call = ending.owes_last_call
         self.end: End = ending.end
@@ -163,6 +168,15 @@ class Scope:
         """Seconds from the opening to now, or to the closing."""
         return (self._closed_at or time.monotonic()) - self._opened
 
+    def is_quiet(self) -> bool:
+        """Whether the policy is known to say nothing yet, so that it need not be asked."""
+        if not self._quiet or self.standing.effort is not None:
+            return False
+        if self.estimation.difficulty is not UNKNOWN:
+            return False
+        settled = self.account.settled
+        return all(settled[meter] < amount for meter, amount in self._quiet)
+
     def admit(self, call: Call) -> Ticket:
         """Admit a model call before it is made, waiting in this thread where it must.
 
@@ -196,10 +210,10 @@ class Scope:
         for each in self.lineage.answering:
             if each.estimation.pending:
                 await each.estimation.arun()
-        waiter = TaskWaiter()
-        verdict = attempt(self, call, waiter.owner)
+        verdict = attempt(self, call, asyncio.current_task())
         if isinstance(verdict, Ticket):
             return verdict
+        waiter = TaskWaiter()
         return await waiter.run(self._steps(call, waiter))
 
     def _steps(self, call: Call, waiter: Waiter) -> Generator[float, None, Ticket]:
@@ -234,7 +248,9 @@ class Scope:
 
     def end_loop(self, id: str) -> None:
         """Say that an agent loop has ended, so that nothing is kept back for it any more."""
-        if id in self.loops:
+        if STORE.lock.is_mine():
+            STORE.lock.postpone(partial(self.end_loop, id))
+        elif id in self.loops:
             with STORE.lock:
                 self.loops.forget(id)
 
@@ -252,6 +268,9 @@ class Scope:
 
     def close(self, *, error: bool = False) -> None:
         """Refuse new calls; those in flight still settle. Closing twice changes nothing."""
+        if STORE.lock.is_mine():
+            STORE.lock.postpone(partial(self.close, error=error))
+            return
         with STORE.lock:
             if self.standing.closed:
                 return

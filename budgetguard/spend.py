@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from decimal import Decimal
-from typing import Final, Literal, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 Meter = Literal[
     "tokens", "input_tokens", "output_tokens", "reasoning_tokens", "turns", "usd", "seconds"
@@ -134,8 +134,7 @@ class Limits:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What one model call really used, as the provider billed it."""
 
     input_tokens: int = 0

@@ -5,6 +5,7 @@ Invariant: a ticket moves the ledger once. Settling or releasing it again change
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from budgetguard import events
@@ -25,17 +26,16 @@ class Ticket:
     """The right to make one model call, as its Plan says."""
 
     __slots__ = (
-        "_loop", "_open", "_rates", "accounts", "call",
-        "call_id", "model", "need", "owner", "plan", "scope",
+        "_loop", "_number", "_open", "_rates", "accounts", "call",
+        "model", "need", "owner", "plan", "scope",
     )  # fmt: skip
 
-    def __init__(  # noqa: PLR0913 -- everything that was decided about the call
+    def __init__(  # noqa: PLR0913, PLR0917 -- everything that was decided; by place, for speed
         self,
-        call_id: str,
+        number: int,
         scope: Scope,
         call: Call,
         plan: Plan,
-        *,
         model: str,
         need: Vector,
         rates: Rates | None,
@@ -43,8 +43,7 @@ class Ticket:
         accounts: tuple[Account, ...],
         owner: object,
     ) -> None:
-        self.call_id = call_id
-        """Identifies the call in events."""
+        self._number = number
         self.scope = scope
         self.call = call
         self.plan = plan
@@ -61,12 +60,14 @@ class Ticket:
     @classmethod
     def free(cls, scope: Scope, call: Call) -> Ticket:
         """A ticket that holds nothing and settles nothing: guarding is switched off."""
-        ticket = cls(
-            "", scope, call, EMPTY,
-            model=call.model, need=ZERO, rates=None, loop=None, accounts=(), owner=None,
-        )  # fmt: skip
+        ticket = cls(0, scope, call, EMPTY, call.model, ZERO, None, None, (), None)
         ticket._open = False
         return ticket
+
+    @property
+    def call_id(self) -> str:
+        """Identifies the call in events."""
+        return f"{self.scope.id}-{self._number}"
 
     @property
     def is_open(self) -> bool:
@@ -83,6 +84,9 @@ class Ticket:
             usage: What the provider billed.
             ends_loop: Whether the answer asks for no tool, so that its agent loop is over.
         """
+        if STORE.lock.is_mine():
+            STORE.lock.postpone(partial(self.settle, usage, ends_loop=ends_loop))
+            return
         nano = self._charge(usage)
         used = (
             usage.input_tokens + usage.output_tokens, usage.input_tokens,
@@ -128,6 +132,9 @@ class Ticket:
 
     def release(self) -> None:
         """Give everything back, the turn included: nothing was sent."""
+        if STORE.lock.is_mine():
+            STORE.lock.postpone(self.release)
+            return
         with STORE.lock:
             if not self._open:
                 return

@@ -11,6 +11,7 @@ import contextlib
 import threading
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from budgetguard.stores.memory import STORE
@@ -168,8 +169,15 @@ def admission(
                 raise busy(verdict, f"patience of {patience_s:g} s ran out")
             yield max(left, 0.0)
     finally:
-        with STORE.lock:
-            waiter.leave()
+        _leave(waiter)
+
+
+def _leave(waiter: Waiter) -> None:
+    if STORE.lock.is_mine():
+        STORE.lock.postpone(partial(_leave, waiter))
+        return
+    with STORE.lock:
+        waiter.leave()
 
 
 def held_by(owner: object, short: Short) -> bool:

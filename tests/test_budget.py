@@ -41,7 +41,9 @@ def test_a_count_must_be_a_positive_whole_number(
         Budget("b", **{name: value})
 
 
-@pytest.mark.parametrize("value", [0, -1, "-0.5", "nan", "inf", math.nan, math.inf, "free", "1e-12"])
+@pytest.mark.parametrize(
+    "value", [0, -1, "-0.5", "nan", "inf", math.nan, math.inf, "free", "1e-12"]
+)
 def test_money_must_be_a_finite_positive_amount(value: Any) -> None:
     with pytest.raises(ValueError, match="usd"):
         Budget("b", usd=value)

@@ -6,8 +6,7 @@ does not list.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from budgetguard.efforts.scale import at_most, is_lower
 
@@ -23,8 +22,7 @@ ANSWER_HEADROOM: Final = 512
 """Output tokens that a thinking budget leaves for the answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """What the caller asked for."""
 
     family: Family
@@ -39,8 +37,7 @@ class Asked:
     tools: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Steering:
+class Steering(NamedTuple):
     """What to change about a request; `None` and False leave it as it is."""
 
     effort: Effort | None = None

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from budgetguard.spend import ZERO, Vector, exceeds, excess, minus, plus
 
 if TYPE_CHECKING:
-    from collections import deque
+    from collections.abc import Callable
 
     from budgetguard.ticket import Ticket
     from budgetguard.waiting import Waiter
@@ -74,11 +75,56 @@ class Account:
             self.waiters.popleft()
 
 
+class LedgerLock:
+    """A lock that a finalizer may meet in its own thread.
+
+    The garbage collector may finalize an abandoned stream anywhere, also while this thread is in
+    the middle of a change to the ledger. What the finalizer has to say is then said afterwards.
+    """
+
+    __slots__ = ("_holders", "_lock", "_postponed")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders: set[int] = set()
+        self._postponed: deque[tuple[int, Callable[[], None]]] = deque()
+
+    def __enter__(self) -> None:
+        self._holders.add(threading.get_ident())
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        self._holders.discard(threading.get_ident())
+        if self._postponed:
+            self._run_postponed()
+
+    def is_mine(self) -> bool:
+        """Whether this thread is at the lock already, so that it must not take it again."""
+        return threading.get_ident() in self._holders
+
+    def postpone(self, action: Callable[[], None]) -> None:
+        """Run `action` when this thread has left the lock."""
+        self._postponed.append((threading.get_ident(), action))
+
+    def _run_postponed(self) -> None:
+        """Run what finalizers of this thread had to say; others look after theirs."""
+        for _ in range(len(self._postponed)):
+            try:
+                thread, action = self._postponed.popleft()
+            except IndexError:
+                return
+            if thread == threading.get_ident():
+                action()
+            else:
+                self._postponed.append((thread, action))
+
+
 class MemoryStore:
     """The accounts of this process that have an id, and the calls in flight."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = LedgerLock()
         """Protects every account, loop, latch and queue. No user code runs under it."""
         self.in_flight: set[Ticket] = set()
         self._accounts: dict[tuple[str, str], Account] = {}

@@ -11,7 +11,6 @@ from langchain_core.runnables import Runnable
 
 from budgetguard import Budget
 from budgetguard_langchain.entry_points import guarded_methods
-from budgetguard_langchain.handler import BudgetCallbackHandler
 from budgetguard_langchain.runs import Guard
 
 R = TypeVar("R", bound=Runnable)  # pyright: ignore[reportMissingTypeArgument]
@@ -41,6 +40,8 @@ def attach(target: R, budget: Budget) -> R:
     if not isinstance(target, Runnable):  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = f"attach() takes a chat model or another runnable, not {target!r}"
         raise TypeError(msg)
+    from budgetguard_langchain.handler import BudgetCallbackHandler  # noqa: PLC0415 -- it patches
+
     return target.with_config(callbacks=[BudgetCallbackHandler(budget)])  # type: ignore[return-value]
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from langchain_core.language_models.chat_models import BaseChatModel
     from langchain_core.messages import BaseMessage
 
+    from budgetguard.efforts import Asked
+
 CALIBRATION: Final = Calibration()
 """What bills taught about estimates, in this process."""
 
@@ -28,6 +30,7 @@ class Described(NamedTuple):
     call: Call
     counted: Counted[BaseMessage]
     conversation: Conversation[BaseMessage]
+    asked: Asked
 
 
 def describe(  # noqa: PLR0913 -- the call, and where it runs
@@ -76,20 +79,28 @@ def describe(  # noqa: PLR0913 -- the call, and where it runs
         n=kwargs.get("n") or getattr(model, "n", None) or 1,
         model_max_output=profile.get("max_output_tokens") or asked.family.max_output,
     )
-    return Described(call, counted, conversation)
+    return Described(call, counted, conversation, asked)
 
 
-def prepare(
-    ticket: Ticket, model: BaseChatModel, messages: list[BaseMessage], kwargs: dict[str, Any]
+def prepare(  # noqa: PLR0913 -- the call, and what was decided about it
+    ticket: Ticket,
+    asked: Asked,
+    model: BaseChatModel,
+    messages: list[BaseMessage],
+    kwargs: dict[str, Any],
+    *,
+    streams: bool,
 ) -> tuple[BaseChatModel, list[BaseMessage], dict[str, Any]]:
     """The model, messages and arguments of the call that the ticket allows."""
     plan = ticket.plan
     if plan.rung:
         model = rebuilt(model, ticket.model)
         kwargs = {name: value for name, value in kwargs.items() if name != "model"}
+        asked = dialect_of(type(model)).asked(model, kwargs)
     dialect = dialect_of(type(model))
-    steering = dialect.steering(plan, dialect.asked(model, kwargs))
-    model, kwargs = dialect.apply(model, kwargs, steering)
+    model, kwargs = dialect.apply(model, kwargs, dialect.steering(plan, asked))
+    if streams:
+        model, kwargs = dialect.asking_for_usage(model, kwargs)
     if plan.final:
         messages = with_last_instruction(messages)
     return model, messages, kwargs

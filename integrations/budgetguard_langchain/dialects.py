@@ -54,6 +54,10 @@ class Dialect:
             return model, {**kwargs, names[0]: cap}
         return with_fields(model, {names[0]: cap}), kwargs
 
+    def asking_for_usage(self, model: BaseChatModel, kwargs: dict[str, Any]) -> Steered:
+        """The model and the arguments with which a stream reports its usage."""
+        return model, kwargs
+
     def _own_cap(self, model: BaseChatModel, kwargs: dict[str, Any]) -> int | None:
         for name in ("max_completion_tokens", *self.CAPS):
             cap = kwargs.get(name)
@@ -87,7 +91,7 @@ class OpenAIChat(Dialect):
         return openai_chat(plan, asked)
 
     def apply(self, model: BaseChatModel, kwargs: dict[str, Any], steering: Steering) -> Steered:
-        """The model and the arguments; streams are always asked for their usage."""
+        """The model and the arguments that make the steered request."""
         if steering.max_output_tokens is not None:
             kwargs = {k: v for k, v in kwargs.items() if k != "max_tokens"}
             kwargs["max_completion_tokens"] = steering.max_output_tokens
@@ -95,7 +99,12 @@ class OpenAIChat(Dialect):
             kwargs = {**kwargs, "reasoning_effort": steering.effort}
         if steering.tools_off:
             kwargs = {**kwargs, "tool_choice": "none"}
-        if not getattr(model, "stream_usage", True):
+        return model, kwargs
+
+    def asking_for_usage(self, model: BaseChatModel, kwargs: dict[str, Any]) -> Steered:
+        """The same for a stream: it reports its usage, also with a custom base_url."""
+        kwargs = {name: value for name, value in kwargs.items() if name != "stream_usage"}
+        if not model.stream_usage:  # type: ignore[attr-defined]  # a field of ChatOpenAI
             model = with_fields(model, {"stream_usage": True})
         return model, kwargs
 
@@ -168,7 +177,9 @@ def dialect_of(kind: type) -> Dialect:
 def with_fields(model: BaseChatModel, fields: dict[str, Any]) -> BaseChatModel:
     """A copy of the model with other fields, sharing its HTTP clients."""
     copy = model.model_copy(update=fields)
-    vars(copy).pop("_serialized", None)  # a cached property, which would show the old fields
+    shown = vars(copy).pop("_serialized", None)  # a cached property: it shows the old fields
+    if shown and "kwargs" in shown:
+        vars(copy)["_serialized"] = {**shown, "kwargs": {**shown["kwargs"], **fields}}
     return copy
 
 

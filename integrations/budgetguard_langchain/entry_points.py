@@ -20,7 +20,7 @@ from langchain_core.runnables.config import ensure_config
 
 from budgetguard_langchain.lazy_streams import watched
 from budgetguard_langchain.marks import inside
-from budgetguard_langchain.reach import in_reach, reach
+from budgetguard_langchain.reach import in_reach, reach, streams_anyway
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -78,7 +78,8 @@ def _generate(original: Any, own: tuple[Guard, ...]) -> Any:
         if call is None:
             return original(self, messages, stop, callbacks, **info, **kwargs)
         with call:
-            model, sent, kwargs = call.admit(self, messages[0], kwargs)
+            streams = streams_anyway(self, callbacks, kwargs)
+            model, sent, kwargs = call.admit(self, messages[0], kwargs, streams=streams)
             with inside():
                 result = original(model, [sent], stop, callbacks, **info, **kwargs)
             call.succeeded(result.generations[0])
@@ -101,7 +102,8 @@ def _agenerate(original: Any, own: tuple[Guard, ...]) -> Any:
         if call is None:
             return await original(self, messages, stop, callbacks, **info, **kwargs)
         with call:
-            model, sent, kwargs = await call.aadmit(self, messages[0], kwargs)
+            streams = streams_anyway(self, callbacks, kwargs)
+            model, sent, kwargs = await call.aadmit(self, messages[0], kwargs, streams=streams)
             with inside():
                 result = await original(model, [sent], stop, callbacks, **info, **kwargs)
             call.succeeded(result.generations[0])
@@ -130,7 +132,7 @@ def _stream(original: Any, own: tuple[Guard, ...]) -> Any:
             return
         with call:
             messages = self._convert_input(input).to_messages()
-            model, sent, kwargs = call.admit(self, messages, kwargs)
+            model, sent, kwargs = call.admit(self, messages, kwargs, streams=True)
             with contextlib.closing(original(model, sent, config, stop=stop, **kwargs)) as chunks:
                 with inside():
                     chunk = next(chunks, None)
@@ -164,7 +166,7 @@ def _astream(original: Any, own: tuple[Guard, ...]) -> Any:
             return
         with call:
             messages = self._convert_input(input).to_messages()
-            model, sent, kwargs = await call.aadmit(self, messages, kwargs)
+            model, sent, kwargs = await call.aadmit(self, messages, kwargs, streams=True)
             inner = original(model, sent, config, stop=stop, **kwargs)
             async with contextlib.aclosing(inner) as chunks:
                 with inside():
@@ -193,7 +195,7 @@ def _stream_v3(original: Any, own: tuple[Guard, ...]) -> Any:
             return original(self, input, config, stop=stop, **kwargs)
         with call.until_answered():
             messages = self._convert_input(input).to_messages()
-            model, sent, kwargs = call.admit(self, messages, kwargs)
+            model, sent, kwargs = call.admit(self, messages, kwargs, streams=True)
             stream = original(model, sent, watched(config, call), stop=stop, **kwargs)
             weakref.finalize(stream, call.abandoned)
             return stream
@@ -217,7 +219,7 @@ def _astream_v3(original: Any, own: tuple[Guard, ...]) -> Any:
             return await original(self, input, config, stop=stop, **kwargs)
         with call.until_answered():
             messages = self._convert_input(input).to_messages()
-            model, sent, kwargs = await call.aadmit(self, messages, kwargs)
+            model, sent, kwargs = await call.aadmit(self, messages, kwargs, streams=True)
             stream = await original(model, sent, watched(config, call), stop=stop, **kwargs)
             weakref.finalize(stream, call.abandoned)
             return stream

@@ -16,6 +16,7 @@ from budgetguard import BudgetGuardError, BudgetStopped, Call, Scope, Ticket, Us
 from budgetguard_langchain.calls import describe, prepare, record_bill
 from budgetguard_langchain.ended import ended_model
 from budgetguard_langchain.errors import unswallowable
+from budgetguard_langchain.marks import unmark
 from budgetguard_langchain.messages import strip_tool_calls
 from budgetguard_langchain.usage import (
     add_usage,
@@ -29,6 +30,7 @@ from budgetguard_langchain.usage import (
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
+    from uuid import UUID
 
     from langchain_core.language_models.chat_models import BaseChatModel
     from langchain_core.outputs import Generation
@@ -45,15 +47,28 @@ class GuardedCall:
     def __init__(self, scope: Scope, path: tuple[str, ...], *, in_graph: bool) -> None:
         self.scope = scope
         self.owned: list[Scope] = []
+        self.run_id: UUID | None = None
+        """The run of a lazy stream that was started."""
         self._path = path
         self._in_graph = in_graph
         self._ticket: Ticket | None = None
         self._chunks: list[AIMessageChunk] | None = None
 
     def admit(
-        self, model: BaseChatModel, messages: list[BaseMessage], kwargs: dict[str, Any]
+        self,
+        model: BaseChatModel,
+        messages: list[BaseMessage],
+        kwargs: dict[str, Any],
+        *,
+        streams: bool,
     ) -> Request:
         """Admit the call, waiting in this thread where it must, and steer it.
+
+        Args:
+            model: The model asked.
+            messages: Its input.
+            kwargs: The per-call arguments.
+            streams: Whether the answer will be streamed, so that its usage must be asked for.
 
         Returns:
             The model, messages and arguments to call with; where the budget ends quietly, a model
@@ -68,10 +83,16 @@ class GuardedCall:
             return ended_model(stopped), messages, {}
         except BudgetGuardError as error:
             raise unswallowable(error) from None
-        return prepare(self._ticket, model, messages, kwargs)
+        asked = self._described.asked
+        return prepare(self._ticket, asked, model, messages, kwargs, streams=streams)
 
     async def aadmit(
-        self, model: BaseChatModel, messages: list[BaseMessage], kwargs: dict[str, Any]
+        self,
+        model: BaseChatModel,
+        messages: list[BaseMessage],
+        kwargs: dict[str, Any],
+        *,
+        streams: bool,
     ) -> Request:
         """Admit the call, waiting in this task where it must, and steer it; like `admit`."""
         try:
@@ -80,7 +101,8 @@ class GuardedCall:
             return ended_model(stopped), messages, {}
         except BudgetGuardError as error:
             raise unswallowable(error) from None
-        return prepare(self._ticket, model, messages, kwargs)
+        asked = self._described.asked
+        return prepare(self._ticket, asked, model, messages, kwargs, streams=streams)
 
     def _describe(
         self, model: BaseChatModel, messages: list[BaseMessage], kwargs: dict[str, Any]
@@ -170,8 +192,11 @@ class GuardedCall:
             scope.close(error=failure)
 
     def abandoned(self) -> None:
-        """Give back a lazy stream that nobody ever started."""
-        if self._ticket is not None:
+        """End a lazy stream that was dropped: given back if nobody ever started it."""
+        if self.run_id is not None:
+            unmark(self.run_id)
+            self.failed(GeneratorExit())
+        elif self._ticket is not None:
             self._ticket.release()
         self.close()
 

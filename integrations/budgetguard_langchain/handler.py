@@ -7,11 +7,12 @@ model call passes the guarded entry points (`entry_points`), which ask the run's
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.callbacks import BaseCallbackHandler
 
 from budgetguard import Budget, BudgetGuardError, events
+from budgetguard.mode import forced_mode
 from budgetguard_langchain import entry_points, runs
 from budgetguard_langchain.errors import unswallowable
 from budgetguard_langchain.marks import is_guarded
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
 _log = logging.getLogger("budgetguard")
+_warned: Final[set[str]] = set()
+
+entry_points.install()  # when imported: a handler made in the arguments of a call is too late
 
 
 class BudgetCallbackHandler(BaseCallbackHandler):
@@ -43,7 +47,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         *,
         id: Callable[[RunInfo], str | None] | None = None,
     ) -> None:
-        """Make a handler; the first one installs the guarded entry points.
+        """Make a handler.
 
         Args:
             budget: A Budget, or a callable that chooses one for a root run (`None`: that run is
@@ -61,8 +65,6 @@ class BudgetCallbackHandler(BaseCallbackHandler):
             msg = f"id must be a callable, as in id=lambda run: run.thread_id, not {id!r}"
             raise TypeError(msg)
         self.guard = Guard(budget, id)
-        self._warned: set[str] = set()
-        entry_points.install()
 
     def on_chain_start(  # noqa: PLR0913 -- LangChain's signature
         self,
@@ -164,12 +166,13 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         what = f"{names[-1]} {why}"
         run = runs.RUNS.get(parent_run_id) if parent_run_id is not None else None
         scope = runs.innermost(run.scope if run is not None else None)
-        if what not in self._warned:
-            self._warned.add(what)
+        if scope is None or forced_mode() == "off":
+            return  # unguarded on purpose
+        if what not in _warned:
+            _warned.add(what)
             _log.warning("%s: its calls are not under the budget", what)
         if events.listening():
-            path, scope_id = ("", "") if scope is None else (scope.path, scope.id)
-            events.emit(events.Unmetered(path=path, scope_id=scope_id, what=what))
+            events.emit(events.Unmetered(path=scope.path, scope_id=scope.id, what=what))
 
 
 def is_failure(error: BaseException) -> bool:

@@ -33,19 +33,20 @@ class _Watcher(BaseCallbackHandler):
         self, serialized: Any, messages: Any, *, run_id: UUID, **_: Any
     ) -> None:
         mark(run_id)
+        self._call.run_id = run_id
+
+    def on_llm_new_token(self, token: Any, *, chunk: Any = None, **_: Any) -> None:
+        message = getattr(chunk, "message", None)
+        if message is not None:
+            self._call.seen(message)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         unmark(run_id)
         self._call.succeeded(response.generations[0])
         self._call.close()
 
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         unmark(run_id)
-        partial: LLMResult | None = kwargs.get("response")
-        for generation in partial.generations[0] if partial and partial.generations else ():
-            message = getattr(generation, "message", None)
-            if message is not None:
-                self._call.seen(message)
         self._call.failed(error)
         self._call.close(error)
 

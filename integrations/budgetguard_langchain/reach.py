@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from langchain_core.callbacks import BaseCallbackManager
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 
-from budgetguard import Scope, current_scope
+from budgetguard import BudgetGuardError, Scope, current_scope
 from budgetguard.mode import forced_mode
 from budgetguard_langchain import runs
+from budgetguard_langchain.errors import unswallowable
 from budgetguard_langchain.guarded_call import GuardedCall
 from budgetguard_langchain.marks import inside_guarded_call
 from budgetguard_langchain.runs import Guard, RunInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from uuid import UUID
 
     from langchain_core.callbacks import Callbacks
@@ -41,7 +44,7 @@ def reach(
     """
     if inside_guarded_call() or forced_mode() == "off":
         return None  # a model that calls another model is one call: its own
-    parent_id: UUID | None = getattr(callbacks, "parent_run_id", None)
+    parent_id: UUID | None = getattr(callbacks, "parent_run_id", None) or runs.ambient_run_id()
     guards = [*_guards(callbacks), *_guards(model.callbacks), *own]
     if not guards and current_scope() is None:
         return None
@@ -52,18 +55,46 @@ def reach(
     if fresh:
         if parent_id is not None and run is None:
             _warn_below_task(fresh)
-        told = _run_info(info, messages)
-        for guard in dict.fromkeys(fresh):
-            opened = guard.open(scope, told)
-            if opened is not None:
-                owned.append(opened)
-                scope = opened
+        owned = _open(fresh, base, lambda: _run_info(info, messages))
+        scope = owned[-1] if owned else base
     if scope is None:
         return None
     path = run.path if run is not None else () if owned else (scope.id,)
     call = GuardedCall(scope, path, in_graph=run is not None and run.in_graph)
     call.owned = owned
     return call
+
+
+def _open(guards: list[Guard], base: Scope | None, info: Callable[[], RunInfo]) -> list[Scope]:
+    """The scopes that the guards add below `base`, outermost first; none if one of them raises."""
+    owned: list[Scope] = []
+    try:
+        for guard in dict.fromkeys(guards):
+            opened = guard.open(owned[-1] if owned else base, info)
+            if opened is not None:
+                owned.append(opened)
+    except BaseException as error:
+        for scope in reversed(owned):
+            scope.close(error=True)
+        if isinstance(error, BudgetGuardError):
+            raise unswallowable(error) from None
+        raise
+    return owned
+
+
+def streams_anyway(model: BaseChatModel, callbacks: Callbacks, kwargs: dict[str, Any]) -> bool:
+    """Whether `generate` will stream inside: asked to, or because a handler listens to tokens."""
+    if kwargs.get("stream") or vars(model).get("streaming"):
+        return True
+    return any(_listens_to_tokens(type(handler)) for handler in _handlers(callbacks))
+
+
+@functools.cache
+def _listens_to_tokens(kind: type) -> bool:
+    """Whether LangChain streams for a handler: that of astream_events, or of LangGraph's v3."""
+    listens = getattr(kind, "on_stream_event", None)
+    inherited = getattr(BaseCallbackHandler, "on_stream_event", None)
+    return hasattr(kind, "tap_output_iter") or listens is not inherited
 
 
 def in_reach(model: BaseChatModel, callbacks: Callbacks, own: tuple[Guard, ...]) -> bool:
@@ -75,9 +106,12 @@ def in_reach(model: BaseChatModel, callbacks: Callbacks, own: tuple[Guard, ...])
 def _guards(callbacks: Callbacks) -> list[Guard]:
     if not callbacks:
         return []
-    handlers = callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks
-    found = (getattr(handler, "guard", None) for handler in handlers)
+    found = (getattr(handler, "guard", None) for handler in _handlers(callbacks))
     return [guard for guard in found if isinstance(guard, Guard)]
+
+
+def _handlers(callbacks: Callbacks) -> list[BaseCallbackHandler]:
+    return callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks or []
 
 
 def _run_info(info: dict[str, Any], messages: object) -> RunInfo:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from langchain_core.runnables.config import var_child_runnable_config
+
 from budgetguard import Budget, NoOpenBudget, Scope, current_scope
 from budgetguard.mode import forced_mode
 
@@ -47,8 +49,12 @@ class Guard:
     source: BudgetSource
     id: Callable[[RunInfo], str | None] | None = None
 
-    def open(self, base: Scope | None, run: RunInfo) -> Scope | None:
+    def open(self, base: Scope | None, run: Callable[[], RunInfo]) -> Scope | None:
         """The scope this guard adds below `base` for a task; `None` if it adds none.
+
+        Args:
+            base: The scope around the task.
+            run: Tells about the task, where that matters.
 
         Raises:
             NoOpenBudget: If the guard has no budget and no scope is open.
@@ -58,13 +64,14 @@ class Guard:
                 msg = "BudgetCallbackHandler() has no budget, and no scope is open: pass a Budget"
                 raise NoOpenBudget(msg)
             return None
-        budget = self.source if isinstance(self.source, Budget) else self.source(run)
+        budget = self.source if isinstance(self.source, Budget) else self.source(run())
         if budget is None:
             return None
         if base is not None and any(each.budget == budget for each in base.lineage.billed):
             return None
-        id_ = None if self.id is None else self.id(run)
-        return Scope(budget, parent=base, id=None if id_ is None else str(id_), prompt=run.prompt)
+        id_ = None if self.id is None else self.id(run())
+        prompt = None if budget.estimator is None else run().prompt
+        return Scope(budget, parent=base, id=None if id_ is None else str(id_), prompt=prompt)
 
 
 class Run:
@@ -89,6 +96,13 @@ RUNS: Final[dict[UUID, Run]] = {}
 """The runs in progress. One dict operation at a time, so no lock is needed."""
 
 
+def ambient_run_id() -> UUID | None:
+    """The run around this code, which callbacks passed by hand hide from LangChain itself."""
+    config = var_child_runnable_config.get()
+    run_id: UUID | None = getattr((config or {}).get("callbacks"), "parent_run_id", None)
+    return run_id if run_id in RUNS else None
+
+
 def innermost(scope: Scope | None) -> Scope | None:
     """The open scope of this context if it lies below `scope`, else `scope`."""
     current = current_scope()
@@ -107,18 +121,18 @@ def start(
     """Note that a run started under `guard`; open the guard's scope if its task starts here."""
     run = RUNS.get(run_id)
     if run is None:
-        run = RUNS[run_id] = _below(run_id, parent_id, tags)
+        run = RUNS[run_id] = _below(run_id, parent_id or ambient_run_id(), tags)
     if guard not in run.guards:
         run.guards = (*run.guards, guard)
         try:
-            _open(guard, run, info())
+            _open(guard, run, info)
         except BaseException:
             end(run_id)  # LangChain reports no end of a run whose start was refused
             raise
     return run
 
 
-def _open(guard: Guard, run: Run, info: RunInfo) -> None:
+def _open(guard: Guard, run: Run, info: Callable[[], RunInfo]) -> None:
     if forced_mode() == "off":
         return
     own = guard.open(innermost(run.scope), info)
