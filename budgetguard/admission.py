@@ -21,6 +21,7 @@ from budgetguard.spend import (
     USD,
     ZERO,
     Vector,
+    plus,
 )
 
 if TYPE_CHECKING:
@@ -103,10 +104,7 @@ class Demand:
 
     def largest_cap_before_last(self, meter: int, room: int, answer_tokens: int) -> int:
         """The largest output cap with which this call and one last call after it fit."""
-        fixed = self.reserve(0, answer_tokens)[meter] if meter != REASONING else 0
-        if meter == REASONING:
-            return self.largest_cap(meter, room)
-        room -= fixed
+        room -= self.reserve(0, answer_tokens)[meter]
         if meter == TOKENS:
             return (room - self.input_tokens) // (self.n + 1)
         if meter == INPUT:
@@ -192,16 +190,25 @@ def fits_outright(demand: Demand, scopes: Sequence[Scope]) -> Grant | None:
 
     Where it answers, `decide` and `lacking` would say the same; it is only quicker.
     """
-    need = demand.need(demand.want)
+    cap, loop = demand.want, demand.loop
+    need = demand.need(cap)
+    reserves: tuple[tuple[Account, Vector], ...] = ()
     for scope in scopes:
         account = scope.account
-        if account.waiters or account.reserves:
+        if account.waiters:
             return None
-        settled, held = account.settled, account.held
+        taken = plus(account.settled, account.held)
+        if account.reserves:
+            taken = plus(taken, _others(account, loop))
+        total = need
+        if loop is not None and keeps_reserve(scope, loop):
+            reserve = demand.reserve(cap, scope.budget.answer_tokens)
+            reserves = (*reserves, (account, reserve))
+            total = plus(need, reserve)
         for meter, limit in scope.budget.held_limits:
-            if settled[meter] + held[meter] + need[meter] > limit:
+            if taken[meter] + total[meter] > limit:
                 return None
-    return Grant(demand.want, need, final=False)
+    return Grant(cap, need, final=False, reserves=reserves)
 
 
 def keeps_reserve(scope: Scope, loop: Loop) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from budgetguard.policy import AnyPolicy, check_policy
+from budgetguard.policy import AnyPolicy, check_policy, quiet_below
 from budgetguard.price import Amount, Price, price_of
 from budgetguard.rules import DEFAULT_POLICY, Observe
 from budgetguard.spend import NANO, OUTPUT, REASONING, TOKENS, USD, Limits
@@ -85,6 +85,13 @@ class Budget:
     """`(meter index, amount)` of every limit that is held before a call; usd in nano-dollars."""
     observing: bool = field(init=False, repr=False, compare=False)
     """Whether the policy is `observe(...)`."""
+    rules: AnyPolicy = field(init=False, repr=False, compare=False)
+    """The policy that is asked: what `observe` wraps, else the policy itself."""
+    lowers_once: bool = field(init=False, repr=False, compare=False)
+    """Whether the effort is lowered at most once after the first call (the default policy)."""
+    quiet: tuple[tuple[int, int], ...] = field(init=False, repr=False, compare=False)
+    """`(meter index, amount)`: while each is below it and difficulty is unknown, the policy is
+    known to say nothing; empty where it must always be asked."""
 
     limits_output: bool = field(init=False, repr=False, compare=False)
     """Whether a limit depends on how long answers are, so that their length must be capped."""
@@ -140,7 +147,13 @@ class Budget:
         limits = Limits(*(getattr(self, name) for name in Limits.__slots__))
         self._set("limits", limits)
         self._set("held_limits", limits.held())
-        self._set("observing", isinstance(self.policy, Observe))
+        rules = self.policy.inner if isinstance(self.policy, Observe) else self.policy
+        self._set("observing", rules is not self.policy)
+        self._set("rules", rules)
+        self._set("lowers_once", rules == DEFAULT_POLICY)
+        quiet = 0.0 if self.seconds is not None else quiet_below(rules)
+        amounts = tuple((meter, int(limit * quiet)) for meter, limit in self.held_limits)
+        self._set("quiet", amounts)
         meters = {meter for meter, _ in self.held_limits}
         self._set("limits_output", bool(meters & {TOKENS, OUTPUT, REASONING, USD}))
         self._set("ending", None)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from budgetguard.call import Call
+from budgetguard.policy import planned
 from budgetguard.spend import TURNS, Vector
 from budgetguard.state import State
 
 if TYPE_CHECKING:
     from budgetguard.budget import Budget
     from budgetguard.plan import End
-    from budgetguard.policy import AnyPolicy
 
 
 class Ending(NamedTuple):
@@ -23,13 +23,13 @@ class Ending(NamedTuple):
     """What comes after it; a policy that names nothing fails."""
 
 
-def ending_of(budget: Budget, policy: AnyPolicy) -> Ending:
+def ending_of(budget: Budget) -> Ending:
     """Ask with a State in which every limited meter is fully spent and difficulty is unknown.
 
     A Budget is frozen, so it is asked once and remembers the answer.
     """
     if budget.ending is None:
-        plan = policy(_exhausted(budget))
+        plan = planned(_exhausted(budget))
         object.__setattr__(budget, "ending", Ending(plan.final, plan.end or "fail"))
         assert budget.ending is not None  # noqa: S101 -- just set
     return budget.ending

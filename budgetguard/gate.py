@@ -26,6 +26,7 @@ from budgetguard.admission import (
 from budgetguard.efforts.scale import THINKING_TOKENS, lower
 from budgetguard.ladder import Choice, choose
 from budgetguard.plan import EMPTY, End, Plan
+from budgetguard.policy import planned
 from budgetguard.spend import METERS, TURNS
 from budgetguard.state import State
 from budgetguard.stores.memory import STORE
@@ -105,14 +106,11 @@ def ask(scope: Scope, call: Call) -> Plan:
         effort=standing.effort,
         rung=standing.rung,
     )
-    plan = scope.policy(state)
-    if type(plan) is not Plan:
-        msg = f"the policy of budget {scope.budget.name!r} must return a Plan, not {plan!r}"
-        raise TypeError(msg)
+    plan = planned(state)
     latched = standing.effort
     if latched is None:
         return plan
-    keeps = standing.lowered and scope.lowers_once
+    keeps = standing.lowered and scope.budget.lowers_once
     effort = latched if keeps else lower(latched, plan.effort)
     return plan if effort == plan.effort else plan._replace(effort=effort)
 
@@ -130,18 +128,19 @@ class _Case:
         self.plans = [ask(each, call) for each in scope.lineage.answering]
         plan = EMPTY
         for each in self.plans:
-            plan = plan & each
+            if each is not EMPTY:
+                plan = plan & each
         self.plan = plan
         self.choice = choose(scope, call, plan)
 
     def outright(self) -> Grant | None:
         """The short way for what nearly every call is: nothing planned, nothing near a limit."""
         scope = self.scope
-        if self.plan is not EMPTY or scope.standing.latched is not None or self.loop is not None:
+        if self.plan is not EMPTY or scope.standing.latched is not None:
             return None
-        if scope.lineage.has_deadline:
+        if scope.lineage.has_deadline or (self.loop is not None and self.loop.granted):
             return None
-        demand = demand_of(self.call, EMPTY, None, self.choice)
+        demand = demand_of(self.call, EMPTY, self.loop, self.choice)
         return fits_outright(demand, scope.lineage.answering)
 
     def decide(self) -> Grant | Ended:

@@ -49,9 +49,10 @@ def _priced(scope: Scope, call: Call, model: str, rung: int) -> Choice:
 
 
 def _price(scope: Scope, model: str, provider: str | None) -> Rates | None:
-    for each in reversed(scope.lineage.answering):
-        if each.budget.prices and model in each.budget.prices:
-            return rates(model, provider, prices=each.budget.prices)
+    if scope.lineage.has_prices:
+        for each in reversed(scope.lineage.answering):
+            if model in each.budget.prices:
+                return rates(model, provider, prices=each.budget.prices)
     price = rates(model, provider)
     if price is not None:
         return price

@@ -28,6 +28,8 @@ class Lineage:
     """Whether some limit needs the output of a call to be capped."""
     has_deadline: bool
     """Whether some answering scope limits seconds."""
+    has_prices: bool
+    """Whether some answering scope names prices of its own."""
 
 
 def lineage_of(scope: Scope, *, shield: bool) -> Lineage:
@@ -37,7 +39,7 @@ def lineage_of(scope: Scope, *, shield: bool) -> Lineage:
     to others too. A scope whose account is in the lineage already adds nothing to it.
     """
     if forced_mode() == "off":
-        return Lineage((), (), (), (), sends_cap=False, has_deadline=False)
+        return Lineage((), (), (), (), sends_cap=False, has_deadline=False, has_prices=False)
     above = None if scope.parent is None else scope.parent.lineage
     billed = () if above is None else above.billed
     answering = () if above is None else above.answering
@@ -58,6 +60,7 @@ def lineage_of(scope: Scope, *, shield: bool) -> Lineage:
         tuple(each.account for each in billed),
         sends_cap=any(each.budget.limits_output for each in answering),
         has_deadline=any(each.budget.seconds is not None for each in answering),
+        has_prices=any(each.budget.prices for each in answering),
     )
 
 

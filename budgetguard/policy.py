@@ -205,6 +205,19 @@ def when(condition: AnyCondition, *then: AnyPolicy) -> Policy:
     return _When(_condition(condition), action)
 
 
+def planned(state: State) -> Plan:
+    """What the policy of the State's budget says in it.
+
+    Raises:
+        TypeError: If it returns something that is not a Plan.
+    """
+    plan = state.budget.rules(state)
+    if type(plan) is not Plan:
+        msg = f"the policy of budget {state.budget.name!r} must return a Plan, not {plan!r}"
+        raise TypeError(msg)
+    return plan
+
+
 def check_policy(policy: object, *, name: str = "policy") -> None:
     """Raise `TypeError` unless `policy` can be asked `State -> Plan`."""
     if isinstance(policy, Condition):

@@ -24,8 +24,6 @@ from budgetguard.errors import ScopeClosed
 from budgetguard.gate import attempt
 from budgetguard.lineage import lineage_of
 from budgetguard.loops import Loop, Loops
-from budgetguard.policy import quiet_below
-from budgetguard.rules import DEFAULT_POLICY, Observe
 from budgetguard.spend import METERS, USD, ZERO, Limits, Spend, Vector, plus, usd
 from budgetguard.standing import Counts, Outcome, Standing
 from budgetguard.state import remaining
@@ -64,6 +62,12 @@ def current_scope() -> Scope | None:
 class Scope:
     """The account of one task. Made by `Budget.open()`; use it with `with` or `async with`."""
 
+    __slots__ = (
+        "__weakref__", "_closed_at", "_opened", "_own", "_token", "account", "budget",
+        "conversation", "deadline", "end", "estimation", "has_id", "id", "lineage", "loops",
+        "owes_last_call", "parent", "path", "process", "standing",
+    )  # fmt: skip
+
     def __init__(
         self,
         budget: Budget,
@@ -100,13 +104,7 @@ class Scope:
             raise ValueError(msg)
         self.lineage = lineage_of(self, shield=shield)
         """Who pays for its calls, and who admits them."""
-        policy = budget.policy
-        self.policy = policy.inner if isinstance(policy, Observe) else policy
-        self.lowers_once = self.policy == DEFAULT_POLICY
-        """Whether the effort is lowered at most once after the first call (the default policy)."""
-        quiet = 0.0 if budget.seconds is not None else quiet_below(self.policy)
-        self._quiet = tuple((meter, int(limit * quiet)) for meter, limit in budget.held_limits)
-        ending = ending_of(budget, self.policy)
+        ending = ending_of(budget)
         self.owes_last_call = ending.owes_last_call
         self.end: End = ending.end
         if events.listening():
@@ -170,12 +168,12 @@ class Scope:
 
     def is_quiet(self) -> bool:
         """Whether the policy is known to say nothing yet, so that it need not be asked."""
-        if not self._quiet or self.standing.effort is not None:
+        if not self.budget.quiet or self.standing.effort is not None:
             return False
         if self.estimation.difficulty is not UNKNOWN:
             return False
         settled = self.account.settled
-        return all(settled[meter] < amount for meter, amount in self._quiet)
+        return all(settled[meter] < amount for meter, amount in self.budget.quiet)
 
     def admit(self, call: Call) -> Ticket:
         """Admit a model call before it is made, waiting in this thread where it must.

@@ -155,13 +155,12 @@ def test_a_copy_is_validated_like_a_new_budget() -> None:
 def test_budgets_compare_and_pickle_by_value() -> None:
     def make() -> Budget:
         policy = when(spent(0.5) & ~harder_than(0.8), effort("low")) + when(spent(1.0), stop())
-        return Budget(
-            "b", usd="1", turns=3, policy=policy, ladder=["small"], prices={"m": Price(input=1, output=2)}
-        )  # fmt: skip
+        prices = {"m": Price(input=1, output=2)}
+        return Budget("b", usd="1", turns=3, policy=policy, ladder=["small"], prices=prices)
 
     assert make() == make()
     assert hash(make()) == hash(make())
-    assert pickle.loads(pickle.dumps(make())) == make()  # noqa: S301 -- our own bytes
+    assert pickle.loads(pickle.dumps(make())) == make()
     assert make() != make().replace(turns=4)
 
 

@@ -299,7 +299,7 @@ def test_every_refusal_pickles_with_its_numbers() -> None:
         turn(scope, ())
         with pytest.raises(BudgetStopped) as refusal:
             turn(scope, ())
-    copy = pickle.loads(pickle.dumps(refusal.value))  # noqa: S301 -- our own bytes
+    copy = pickle.loads(pickle.dumps(refusal.value))
     assert type(copy) is BudgetStopped
     assert copy.numbers() == refusal.value.numbers()
     assert str(copy) == "budget 'b': turns 1 of 1 used"

@@ -25,6 +25,9 @@ from budgetguard import (
     Ticket,
     Usage,
 )
+from budgetguard.admission import Grant
+from budgetguard.gate import _Case
+from budgetguard.stores.memory import STORE
 
 PRICES = {"m": Price(input="1", output="3", cache_write="1.25")}
 METERS = ("tokens", "input_tokens", "output_tokens", "turns", "usd")
@@ -86,6 +89,7 @@ class Ledger(RuleBasedStateMachine):
     def admit(self, where: int, sent: int, cap: int | None, loop: tuple[str, ...]) -> None:
         scope = self.scopes[where % len(self.scopes)]
         call = Call("m", input_tokens=sent, max_output_tokens=cap, loop=loop)
+        self.short_way_agrees(scope, call)
         try:
             ticket = scope.admit(call)
         except BudgetBusy:
@@ -106,6 +110,20 @@ class Ledger(RuleBasedStateMachine):
         assert sent_cap is None or sent_cap == held_output
         assert cap is None or held_output <= cap
         self.in_flight.append(ticket)
+
+    def short_way_agrees(self, scope: Scope, call: Call) -> None:
+        """Where a call fits outright, the whole decision says the same."""
+        if any(each.outcome is not None for each in scope.lineage.billed):
+            return
+        case = _Case(scope, call)
+        with STORE.lock:
+            case.loop = scope.loops.at(call.loop, scope) if call.loop else None
+            outright = case.outright()
+            if outright is not None:
+                whole = case.decide()
+                assert isinstance(whole, Grant)
+                assert whole[:4] == outright[:4]
+                assert case.must_wait(whole, None) is None
 
     @precondition(lambda self: self.in_flight)
     @rule(

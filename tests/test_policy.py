@@ -65,12 +65,12 @@ def test_the_meet_of_plans_is_a_meet(a: Plan, b: Plan, c: Plan) -> None:
     assert (a & b) & a == a & b
 
 
-def constant(answer: bool | None) -> Condition:  # noqa: FBT001 -- the answer is the argument
+def constant(answer: bool | None) -> Condition:
     return spent(0.0, of="usd") | (lambda _: answer) if answer is None else _Constant(answer)
 
 
 class _Constant(Condition):
-    def __init__(self, answer: bool) -> None:  # noqa: FBT001
+    def __init__(self, answer: bool) -> None:
         self.answer = answer
 
     def __call__(self, _state: State) -> bool:
@@ -78,7 +78,7 @@ class _Constant(Condition):
 
 
 @pytest.mark.parametrize(("a", "b"), list(itertools.product(ANSWERS, ANSWERS)))
-def test_conditions_follow_kleene_logic(a: bool | None, b: bool | None) -> None:  # noqa: FBT001
+def test_conditions_follow_kleene_logic(a: bool | None, b: bool | None) -> None:
     both, either = (constant(a) & constant(b))(state()), (constant(a) | constant(b))(state())
     rank = {False: 0, None: 1, True: 2}
     assert rank[both] == min(rank[a], rank[b])

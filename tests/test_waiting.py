@@ -263,7 +263,7 @@ def in_other_thread(work: Callable[[], object]) -> None:
     def run() -> None:
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 -- handed to the test
+        except BaseException as error:
             raised.append(error)
 
     in_thread(run).join(10)

@@ -20,10 +20,10 @@ from budgetguard_langchain.marks import unmark
 from budgetguard_langchain.messages import strip_tool_calls
 from budgetguard_langchain.usage import (
     add_usage,
-    is_cache_hit,
+    answers_of,
     is_truncated,
     read,
-    usage_of,
+    reported_by,
     visible_tokens,
     wants_tools,
 )
@@ -52,6 +52,7 @@ class GuardedCall:
         self._path = path
         self._in_graph = in_graph
         self._ticket: Ticket | None = None
+        self._is_sent = False
         self._chunks: list[AIMessageChunk] | None = None
 
     def admit(
@@ -83,8 +84,7 @@ class GuardedCall:
             return ended_model(stopped), messages, {}
         except BudgetGuardError as error:
             raise unswallowable(error) from None
-        asked = self._described.asked
-        return prepare(self._ticket, asked, model, messages, kwargs, streams=streams)
+        return self._prepare(self._ticket, model, messages, kwargs, streams=streams)
 
     async def aadmit(
         self,
@@ -101,8 +101,20 @@ class GuardedCall:
             return ended_model(stopped), messages, {}
         except BudgetGuardError as error:
             raise unswallowable(error) from None
-        asked = self._described.asked
-        return prepare(self._ticket, asked, model, messages, kwargs, streams=streams)
+        return self._prepare(self._ticket, model, messages, kwargs, streams=streams)
+
+    def _prepare(
+        self,
+        ticket: Ticket,
+        model: BaseChatModel,
+        messages: list[BaseMessage],
+        kwargs: dict[str, Any],
+        *,
+        streams: bool,
+    ) -> Request:
+        request = prepare(ticket, self._described.asked, model, messages, kwargs, streams=streams)
+        self._is_sent = True
+        return request
 
     def _describe(
         self, model: BaseChatModel, messages: list[BaseMessage], kwargs: dict[str, Any]
@@ -143,17 +155,18 @@ class GuardedCall:
         ticket = self._ticket
         if ticket is None:
             return
-        if is_cache_hit(generations):
+        answers = answers_of(generations)
+        reported = reported_by(answers)
+        if reported.get("total_cost") == 0:
             ticket.release()
             return
-        usage = usage_of(generations, ticket)
-        self._settle(ticket, usage, ends_loop=not wants_tools(generations))
-        for generation in generations:
-            message = getattr(generation, "message", None)
-            if isinstance(message, AIMessage):
-                if ticket.plan.final:
-                    strip_tool_calls(message)
-                message.response_metadata["budgetguard"] = done(ticket)
+        truncated = any(is_truncated(message) for message in answers)
+        usage = read(reported, answers, ticket, truncated=truncated)
+        self._settle(ticket, usage, ends_loop=not wants_tools(answers))
+        for message in answers:
+            if ticket.plan.final and isinstance(message, AIMessage):
+                strip_tool_calls(message)
+            message.response_metadata["budgetguard"] = done(ticket)
 
     def streamed(self) -> None:
         """Settle a stream that ended, by its chunks."""
@@ -176,7 +189,7 @@ class GuardedCall:
             return
         if isinstance(getattr(error, "status_code", None), int):
             ticket.settle(Usage())
-        elif _never_sent(error):
+        elif not self._is_sent or _never_sent(error):
             ticket.release()
         elif chunks is None:
             ticket.settle_unanswered()

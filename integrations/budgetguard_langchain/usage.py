@@ -22,21 +22,20 @@ if TYPE_CHECKING:
 MOST_CREDIBLE: Final = 10_000_000
 """No model takes or gives more tokens in one call; a larger count is not believed."""
 
+_NOTHING: Final[Mapping[str, Any]] = {}
 _TRUNCATED: Final = frozenset({"length", "max_tokens", "MAX_TOKENS"})
 
 
-def is_cache_hit(generations: Sequence[Generation]) -> bool:
-    """Whether LangChain's own cache answered, so that nothing was sent."""
-    return any(_metadata(message).get("total_cost") == 0 for message in _answers(generations))
+def answers_of(generations: Sequence[Generation]) -> list[BaseMessage]:
+    """The messages of an answer, one for each completion."""
+    found = [getattr(generation, "message", None) for generation in generations]
+    return [message for message in found if message is not None]
 
 
-def usage_of(generations: Sequence[Generation], ticket: Ticket) -> Usage:
-    """The bill of one call; what the provider did not credibly report is estimated and flagged."""
-    answers = list(_answers(generations))
-    first = answers[0] if answers else None
-    metadata = _metadata(first)
-    truncated = any(is_truncated(message) for message in answers)
-    return read(metadata, answers, ticket, truncated=truncated)
+def reported_by(answers: Sequence[BaseMessage]) -> Mapping[str, Any]:
+    """The usage that the provider reported; with `n > 1` every completion repeats that of all."""
+    found = getattr(answers[0], "usage_metadata", None) if answers else None
+    return cast("Mapping[str, Any]", found) if isinstance(found, dict) else _NOTHING
 
 
 def read(
@@ -54,22 +53,21 @@ def read(
         estimated = estimated or seen > 0
         received = min(seen, ticket.need[2])
     reasoning = _count(_details(metadata, "output_token_details").get("reasoning")) or 0
-    written = sum(
-        _count(value) or 0
-        for key, value in details.items()
-        if key == "cache_creation" or key.startswith("ephemeral_")
-    )
+    usage = Usage(sent, received, min(reasoning, received), 0, 0, 0, estimated, truncated)
+    return _with_cache(usage, details) if details else usage
+
+
+def _with_cache(usage: Usage, details: Mapping[str, Any]) -> Usage:
+    """The bill with what was read from and written to the prompt cache."""
     lasting = _count(details.get("ephemeral_1h_input_tokens")) or 0
-    read_tokens = min(_count(details.get("cache_read")) or 0, sent)
-    return Usage(
-        input_tokens=sent,
-        output_tokens=received,
-        reasoning_tokens=min(reasoning, received),
+    brief = _count(details.get("ephemeral_5m_input_tokens")) or 0
+    written = (_count(details.get("cache_creation")) or 0) + brief + lasting
+    read_tokens = min(_count(details.get("cache_read")) or 0, usage.input_tokens)
+    written = min(written, usage.input_tokens - read_tokens)
+    return usage._replace(
         cache_read_tokens=read_tokens,
-        cache_write_tokens=min(written, sent - read_tokens),
-        cache_write_1h_tokens=min(lasting, written, sent - read_tokens),
-        estimated=estimated,
-        truncated=truncated,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=min(lasting, written),
     )
 
 
@@ -94,29 +92,17 @@ def add_usage(chunks: Iterable[BaseMessage]) -> dict[str, Any]:
     return cast("dict[str, Any]", total or {})
 
 
-def wants_tools(generations: Sequence[Generation]) -> bool:
-    """Whether the answer asks for a tool, so that its agent loop goes on."""
-    return any(
-        isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls)
-        for message in _answers(generations)
-    )
-
-
-def _answers(generations: Sequence[Generation]) -> Iterable[BaseMessage]:
-    for generation in generations:
-        message = getattr(generation, "message", None)
-        if message is not None:
-            yield message
-
-
-def _metadata(message: BaseMessage | None) -> Mapping[str, Any]:
-    found = getattr(message, "usage_metadata", None)
-    return cast("Mapping[str, Any]", found) if isinstance(found, dict) else {}
+def wants_tools(answers: Iterable[BaseMessage]) -> bool:
+    """Whether an answer asks for a tool, so that its agent loop goes on."""
+    for message in answers:
+        if isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls):
+            return True
+    return False
 
 
 def _details(metadata: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = metadata.get(name)
-    return cast("Mapping[str, Any]", found) if isinstance(found, dict) else {}
+    return cast("Mapping[str, Any]", found) if isinstance(found, dict) else _NOTHING
 
 
 def _count(value: object) -> int | None:

@@ -1,4 +1,4 @@
-"""Bills that are missing, wrong or absurd; answers of LangChain's cache; cached and hidden tokens."""
+"""Bills that are missing, wrong or absurd; cache hits; cached and hidden tokens."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_retries_of_langchain_are_turns_of_their_own(name, serve, chat, books):
 
 def test_a_timeout_is_charged_an_estimate(call, name, serve, chat, books):
     provider = serve("four")
-    with provider.hold(), pytest.raises(Exception, match="(?i)timed out|timeout"):
+    with provider.hold(), pytest.raises(Exception, match=r"(?i)timed out|timeout"):
         call(chat(provider, name, timeout=0.1), "2+2", handled())
     charged_an_estimate(books)
 
@@ -97,7 +97,7 @@ def test_a_timeout_is_charged_an_estimate(call, name, serve, chat, books):
 def test_a_cut_answer_is_charged_an_estimate(name, serve, chat, books):
     provider = serve(TALE)
     provider.inject(Fault(cut_after=0))
-    with pytest.raises(Exception, match="(?i)connection|protocol|peer|expecting|incomplete"):
+    with pytest.raises(Exception, match=r"(?i)connection|protocol|peer|expecting|incomplete"):
         chat(provider, name).invoke("2+2", handled())
     charged_an_estimate(books)
 
@@ -113,7 +113,7 @@ def test_a_cut_stream_is_charged_an_estimate(after, form, name, serve, chat, boo
         async for _ in model.astream("2+2", handled()):
             pass
 
-    with pytest.raises(Exception, match="(?i)connection|protocol|peer|incomplete|no generation"):
+    with pytest.raises(Exception, match=r"(?i)connection|protocol|peer|incomplete|no generation"):
         list(model.stream("2+2", handled())) if form == "stream" else asyncio.run(drain())
     charged_an_estimate(books)
     assert settled_of(books)[0].output_tokens >= provider.output_tokens
@@ -226,7 +226,7 @@ async def test_a_cancelled_agent_is_charged_an_estimate(name, serve, chat, looku
 def test_a_call_that_never_connected_is_given_back(call, name, serve, chat, books):
     provider = serve("four")
     provider.close()
-    with pytest.raises(Exception, match="(?i)connection|connect"):
+    with pytest.raises(Exception, match=r"(?i)connection|connect"):
         call(chat(provider, name), "2+2", handled())
     assert settled_of(books) == []
     assert len(books.of(events.Released)) == 1

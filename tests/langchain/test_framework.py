@@ -1,4 +1,4 @@
-"""Facts of LangChain and LangGraph that the integration stands on; a new version may change them."""
+"""Facts of LangChain and LangGraph that the integration stands on."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_nodes_of_a_graph_and_nothing_else_are_tagged_with_their_step(serve,
     "middleware",
     [
         lambda model: ModelRetryMiddleware(max_retries=3, initial_delay=0),
-        lambda model: ModelFallbackMiddleware(model),
+        ModelFallbackMiddleware,
     ],
 )
 @pytest.mark.parametrize("form", ["invoke", "ainvoke"])

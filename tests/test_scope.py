@@ -1,0 +1,289 @@
+"""Scopes: a tree that follows the code, accounts with an id, what can be read afterwards."""
+
+import asyncio
+import threading
+from decimal import Decimal
+
+import pytest
+
+from budgetguard import (
+    Budget,
+    BudgetExceeded,
+    Call,
+    Difficulty,
+    Price,
+    Task,
+    UnpricedModelError,
+    Usage,
+    current_scope,
+    downgrade,
+    effort,
+    harder_than,
+    when,
+)
+
+CALL = Call("gpt-4o", "openai", input_tokens=1_000, max_output_tokens=750)
+
+
+def test_the_design_s_example_runs_as_written() -> None:
+    budgets = {"tax": Budget("tax", tokens=200_000, usd="2", stakes="high", ladder=["gpt-5-mini"])}
+    with budgets["tax"].open(id="order-42", prompt="What do I owe?") as task:
+        with Budget("research", turns=8).open() as research:
+            research.admit(CALL).settle(Usage(1_000, 750))
+        with Budget("wrap-up", turns=1).open(shield=True) as wrap_up:
+            wrap_up.admit(CALL).settle(Usage(1_000, 750))
+    assert task.spent.turns == 2
+    assert task.spent.usd == Decimal("0.02")
+    assert task.remaining.usd == Decimal("1.98")
+    assert task.remaining.tokens == 196_500
+    assert (task.outcome, task.exceeded) == ("completed", None)
+    assert task.own.turns == 0
+
+
+def test_the_open_scope_follows_the_code() -> None:
+    assert current_scope() is None
+    with Budget("a").open() as a:
+        assert current_scope() is a
+        with Budget("b").open() as b:
+            assert current_scope() is b
+            assert b.parent is a
+            assert b.path == "a/b"
+        assert current_scope() is a
+    assert current_scope() is None
+
+
+async def test_a_scope_works_with_async_with_and_in_tasks() -> None:
+    async with Budget("a", turns=5).open() as a:
+
+        async def work() -> None:
+            assert current_scope() is a
+            (await a.aadmit(CALL)).settle(Usage(1, 1))
+
+        await asyncio.gather(work(), work())
+    assert a.spent.turns == 2
+
+
+def test_a_raw_thread_inherits_nothing_until_it_activates_the_scope() -> None:
+    seen: list[object] = []
+    with Budget("a").open() as a:
+
+        def work() -> None:
+            seen.append(current_scope())
+            with a.activate():
+                seen.append(current_scope())
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert seen == [None, a]
+
+
+def test_handles_of_one_id_share_the_account_and_closing_one_leaves_it_open() -> None:
+    budget = Budget("thread", turns=3)
+    with budget.open(id="shared-1") as first:
+        first.admit(CALL).settle(Usage(1_000, 1))
+    with budget.open(id="shared-1") as second:
+        second.admit(CALL).settle(Usage(1_000, 1))
+        assert (second.spent.turns, second.own.turns) == (2, 1)
+        assert second.remaining.turns == 1
+    with budget.open(id="shared-2") as other:
+        assert other.spent.turns == 0
+    assert first.own.turns == 1
+
+
+def test_an_id_opened_inside_itself_is_billed_once() -> None:
+    budget = Budget("thread", turns=3)
+    with budget.open(id="twice"), budget.open(id="twice") as inner:
+        inner.admit(CALL).settle(Usage(1_000, 1))
+    assert inner.spent.turns == 1
+
+
+def test_remaining_is_the_least_of_the_lineage() -> None:
+    with Budget("a", turns=2, tokens=50_000).open() as a, Budget("b", turns=9).open() as b:
+        b.admit(CALL).settle(Usage(1_000, 0))
+        assert (b.remaining.turns, b.remaining.tokens) == (1, 49_000)
+        assert a.remaining.turns == 1
+
+
+def test_an_error_of_the_block_is_the_outcome_unless_it_is_a_refusal() -> None:
+    with pytest.raises(KeyError), Budget("a").open() as scope:
+        raise KeyError
+    assert scope.outcome == "error"
+    with pytest.raises(BudgetExceeded), Budget("a", turns=1).open() as scope:
+        for _ in range(2):
+            scope.admit(CALL).settle(Usage(1, 1))
+    assert scope.outcome == "refused"
+
+
+def test_an_unpriced_model_under_a_usd_limit_fails_closed_and_says_how_to_name_a_price() -> None:
+    call = Call("my-llama", input_tokens=1_000, max_output_tokens=1_000)
+    with Budget("a", usd="1").open() as scope, pytest.raises(UnpricedModelError) as refusal:
+        scope.admit(call)
+    assert "prices={'my-llama': Price(" in str(refusal.value)
+    assert scope.spent.turns == 0
+    named = Budget("a", usd="1", prices={"my-llama": {"input": "1", "output": "2"}})
+    with named.open() as scope:
+        scope.admit(call).settle(Usage(1_000, 1_000))
+    assert scope.spent.usd == Decimal("0.003")
+    with Budget("a", turns=1).open() as scope:
+        scope.admit(call).settle(Usage(1_000, 1_000))
+    assert scope.spent.usd == 0
+
+
+def test_unpriced_highest_prices_a_model_as_the_dearest_known() -> None:
+    call = Call("my-llama", "openai", input_tokens=1_000, max_output_tokens=1_000)
+    with Budget("a", usd="100", unpriced="highest").open() as scope:
+        scope.admit(call).settle(Usage(1_000, 1_000))
+    assert scope.spent.usd > Decimal("0.1")
+
+
+def test_the_hold_is_the_dearest_a_call_can_cost_and_the_charge_what_it_did() -> None:
+    prices = {"m": Price(input="1", output="2", cache_read="0.1", cache_write="1.25")}
+    with Budget("a", usd="1", prices=prices).open() as scope:
+        ticket = scope.admit(Call("m", input_tokens=1_000, max_output_tokens=100))
+        assert scope.held.usd == Decimal("0.00145")
+        ticket.settle(Usage(1_000, 100, cache_read_tokens=500, cache_write_tokens=100))
+    assert scope.spent.usd == Decimal("0.000775")
+
+
+def test_a_call_without_a_cap_is_capped_at_its_hold() -> None:
+    with Budget("a", usd="0.02").open() as scope:
+        first = scope.admit(CALL._replace(max_output_tokens=None))
+        assert first.plan.max_output_tokens == 1_750
+        assert scope.held.usd == Decimal("0.02")
+        first.settle(Usage(1_000, 750))
+        assert scope.admit(CALL._replace(max_output_tokens=None)).plan.max_output_tokens == 750
+
+
+def test_only_turns_limited_means_no_cap_is_sent() -> None:
+    with Budget("a", turns=3).open() as scope:
+        assert scope.admit(CALL._replace(max_output_tokens=None)).plan.max_output_tokens is None
+
+
+def test_below_32_tokens_a_call_is_not_worth_making_unless_the_caller_asked_for_less() -> None:
+    with Budget("a", output_tokens=31).open() as scope:
+        scope.admit(CALL._replace(max_output_tokens=8)).settle(Usage(1_000, 0))
+        with pytest.raises(BudgetExceeded) as refusal:
+            scope.admit(CALL)
+    assert (refusal.value.meter, refusal.value.needed) == ("output_tokens", 32)
+
+
+def test_several_completions_hold_several_caps() -> None:
+    with Budget("a", tokens=10_000).open() as scope:
+        scope.admit(CALL._replace(n=3))
+        assert scope.held.tokens == 1_000 + 3 * 750
+
+
+def test_reasoning_tokens_are_held_at_the_planned_thinking() -> None:
+    thinking = Call("gpt-5", input_tokens=100, effort="medium", thinks=True)
+    with Budget("a", reasoning_tokens=20_000).open() as scope:
+        scope.admit(thinking)
+        assert scope.held.reasoning_tokens == 8_192
+        scope.admit(thinking._replace(effort="low"))
+        assert scope.held.reasoning_tokens == 8_192 + 2_048
+        scope.admit(CALL)
+        assert scope.held.reasoning_tokens == 8_192 + 2_048
+
+
+def test_the_ladder_is_absolute_and_skips_a_rung_that_is_not_cheaper() -> None:
+    cheap, dear = Price(input="0.1", output="0.4"), Price(input="9", output="9")
+    budget = Budget(
+        "a",
+        tokens=100_000,
+        policy=when(lambda at: at.turn > 1, downgrade()) + when(lambda at: at.turn > 2, downgrade(9)),
+        ladder=["dear", "cheap", "last"],
+        prices={"dear": dear, "cheap": cheap, "last": Price(input="0.05", output="0.2")},
+    )  # fmt: skip
+    with budget.open() as scope:
+        models = []
+        for _ in range(3):
+            ticket = scope.admit(CALL)
+            models.append((ticket.model, ticket.plan.rung))
+            ticket.settle(Usage(1_000, 10))
+    assert models == [("gpt-4o", 0), ("cheap", 2), ("last", 3)]
+    assert scope.outcome == "degraded"
+
+
+def test_effort_is_latched_and_the_default_policy_lowers_it_once_after_the_first_call() -> None:
+    thinking = Call("gpt-5", input_tokens=10, effort="high", thinks=True, max_output_tokens=100)
+    budget = Budget("a", turns=10, estimator=lambda _: Difficulty(0.5))
+    with budget.open() as scope:
+        efforts = []
+        for _ in range(9):
+            ticket = scope.admit(thinking)
+            efforts.append(ticket.plan.effort)
+            ticket.settle(Usage(10, 10))
+    assert efforts == [None] * 5 + ["medium"] * 4
+    own = when(lambda at: at.turn == 2, effort("low")) + when(
+        lambda at: at.turn == 3, effort("none")
+    )
+    with budget.replace(policy=own).open() as scope:
+        efforts = []
+        for _ in range(4):
+            ticket = scope.admit(thinking)
+            efforts.append(ticket.plan.effort)
+            ticket.settle(Usage(10, 10))
+    assert efforts == [None, "low", "none", "none"]
+
+
+def test_an_estimator_is_asked_once_and_its_own_calls_are_admitted_without_it() -> None:
+    asked: list[Task] = []
+
+    def judge(task: Task) -> float:
+        asked.append(task)
+        scope = current_scope()
+        assert scope is not None
+        scope.admit(CALL).settle(Usage(10, 1))
+        return 0.9
+
+    policy = when(harder_than(0.8), effort("high"))
+    with Budget("a", turns=9, policy=policy, estimator=judge).open(prompt="prove it") as scope:
+        plans = [_plan(scope) for _ in range(2)]
+    assert asked == [Task("prove it", "a")]
+    assert [plan.effort for plan in plans] == ["high", "high"]
+    assert scope.spent.turns == 3
+
+
+def _plan(scope):
+    ticket = scope.admit(CALL)
+    ticket.settle(Usage(10, 1))
+    return ticket.plan
+
+
+async def test_an_async_estimator_acts_on_async_paths_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def judge(_task: Task) -> Difficulty:
+        await asyncio.sleep(0)
+        return Difficulty(0.9)
+
+    budget = Budget("a", policy=when(harder_than(0.8), effort("high")), estimator=judge)
+    with budget.open() as scope:
+        ticket = await scope.aadmit(CALL)
+        ticket.settle(Usage(1, 1))
+    assert ticket.plan.effort == "high"
+    with budget.open() as scope:
+        assert _plan(scope).effort is None
+    assert len([r for r in caplog.records if "async" in r.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("answer", [2.0, "hard", None, float("nan")])
+def test_a_broken_estimator_is_logged_once_and_changes_nothing(
+    answer: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_task: Task):
+        if answer is None:
+            raise RuntimeError("no idea")
+        return answer
+
+    broken.__qualname__ = f"broken_{answer}"
+    budget = Budget("a", policy=when(harder_than(0.1), effort("low")), estimator=broken)
+    for _ in range(2):
+        with budget.open() as scope:
+            assert _plan(scope).effort is None
+    assert len(caplog.records) == 1
+
+
+def test_a_policy_that_returns_no_plan_is_named() -> None:
+    with pytest.raises(TypeError, match="the policy of budget 'a' must return a Plan"):
+        Budget("a", policy=lambda _: None).open()  # type: ignore[arg-type,return-value]
