@@ -185,12 +185,16 @@ def test_reasoning_tokens_are_held_at_the_planned_thinking() -> None:
         assert scope.held.reasoning_tokens == 8_192 + 2_048
 
 
+def turn_above(number: int):
+    return lambda at: at.turn > number
+
+
 def test_the_ladder_is_absolute_and_skips_a_rung_that_is_not_cheaper() -> None:
     cheap, dear = Price(input="0.1", output="0.4"), Price(input="9", output="9")
     budget = Budget(
         "a",
         tokens=100_000,
-        policy=when(lambda at: at.turn > 1, downgrade()) + when(lambda at: at.turn > 2, downgrade(9)),
+        policy=when(turn_above(1), downgrade()) + when(turn_above(2), downgrade(9)),
         ladder=["dear", "cheap", "last"],
         prices={"dear": dear, "cheap": cheap, "last": Price(input="0.05", output="0.2")},
     )  # fmt: skip
