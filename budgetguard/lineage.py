@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from budgetguard.mode import forced_mode
 
@@ -12,8 +11,7 @@ if TYPE_CHECKING:
     from budgetguard.stores.memory import Account
 
 
-@dataclass(frozen=True, slots=True)
-class Lineage:
+class Lineage(NamedTuple):
     """The scopes from the root to one scope, by what they have to say."""
 
     billed: tuple[Scope, ...]
@@ -40,10 +38,10 @@ def lineage_of(scope: Scope, *, shield: bool) -> Lineage:
     """
     if forced_mode() == "off":
         return Lineage((), (), (), (), sends_cap=False, has_deadline=False, has_prices=False)
-    above = None if scope.parent is None else scope.parent.lineage
-    billed = () if above is None else above.billed
-    answering = () if above is None else above.answering
-    observers = () if above is None else above.observers
+    if scope.parent is None:
+        return _root(scope)
+    above = scope.parent.lineage
+    billed, answering, observers = above.billed, above.answering, above.observers
     if shield:
         answering = tuple(each for each in answering if each.has_id)
         observers = ()
@@ -62,6 +60,16 @@ def lineage_of(scope: Scope, *, shield: bool) -> Lineage:
         has_deadline=any(each.budget.seconds is not None for each in answering),
         has_prices=any(each.budget.prices for each in answering),
     )
+
+
+def _root(scope: Scope) -> Lineage:
+    budget, alone = scope.budget, (scope,)
+    if _observes(scope):
+        return Lineage(alone, (), alone, (scope.account,), False, False, False)  # noqa: FBT003 -- the last three: nothing answers
+    return Lineage(
+        alone, alone, (), (scope.account,), budget.limits_output,
+        budget.seconds is not None, bool(budget.prices),
+    )  # fmt: skip
 
 
 def _observes(scope: Scope) -> bool:

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from budgetguard import events, notices
-from budgetguard.difficulty import UNKNOWN, Difficulty, Estimation
+from budgetguard.difficulty import NOTHING_TO_ASK, UNKNOWN, Difficulty, Estimation
 from budgetguard.ending import ending_of
 from budgetguard.errors import ScopeClosed
 from budgetguard.gate import attempt
@@ -90,7 +90,11 @@ class Scope:
         self.standing = Standing()
         self.loops = Loops() if parent is None else parent.loops
         self.conversation: Conversation[Any] | None = None
-        self.estimation = Estimation(budget.estimator, prompt, budget.name)
+        self.estimation = (
+            NOTHING_TO_ASK
+            if budget.estimator is None
+            else Estimation(budget.estimator, prompt, budget.name)
+        )
         self._own = ZERO
         self._opened = time.monotonic()
         self._closed_at: float | None = None

@@ -63,3 +63,7 @@ class Estimation:
         task = Task(self._prompt, self._workflow)
         self.pending, self._prompt = False, None
         return estimator, ask(estimator, task)
+
+
+NOTHING_TO_ASK = Estimation(None, None, "")
+"""For every task whose budget has no estimator: nothing in it ever changes."""

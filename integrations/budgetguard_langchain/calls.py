@@ -65,7 +65,7 @@ def describe(  # noqa: PLR0913 -- the call, and where it runs
             tools=lambda: json.dumps(tools, ensure_ascii=False, default=str),
             tool_count=len(tools),
         )
-    profile: dict[str, Any] = dict(model.profile or {})
+    most = model.profile.get("max_output_tokens") if model.profile else None
     call = Call(
         model=name,
         provider=provider_of(type(model)),
@@ -77,7 +77,7 @@ def describe(  # noqa: PLR0913 -- the call, and where it runs
         tools=bool(tools),
         loop=loop,
         n=kwargs.get("n") or getattr(model, "n", None) or 1,
-        model_max_output=profile.get("max_output_tokens") or asked.family.max_output,
+        model_max_output=most or asked.family.max_output,
     )
     return Described(call, counted, conversation, asked)
 

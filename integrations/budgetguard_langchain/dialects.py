@@ -74,10 +74,11 @@ class OpenAIChat(Dialect):
 
     def asked(self, model: BaseChatModel, kwargs: dict[str, Any]) -> Asked:
         """What the caller asked for, on the model or with the call."""
-        reasoning = _table(kwargs.get("reasoning") or getattr(model, "reasoning", None))
         effort = kwargs.get("reasoning_effort") or getattr(model, "reasoning_effort", None)
-        family = family_of(model_name(model, kwargs))
-        level = _level(effort or reasoning.get("effort"))
+        if effort is None:
+            reasoning = _table(kwargs.get("reasoning") or getattr(model, "reasoning", None))
+            effort = reasoning.get("effort")
+        family, level = family_of(model_name(model, kwargs)), _level(effort)
         return Asked(
             family,
             effort=level,
@@ -185,14 +186,17 @@ def with_fields(model: BaseChatModel, fields: dict[str, Any]) -> BaseChatModel:
 
 def model_name(model: BaseChatModel, kwargs: dict[str, Any]) -> str:
     """The name of the model that a call will use."""
-    for name in (
-        kwargs.get("model"),
-        getattr(model, "model_name", None),
-        getattr(model, "model", None),
-    ):
-        if isinstance(name, str):
-            return name
-    return type(model).__name__
+    name = kwargs.get("model")
+    if isinstance(name, str):
+        return name
+    field = _name_field(type(model))
+    return type(model).__name__ if field is None else str(getattr(model, field))
+
+
+@functools.cache
+def _name_field(kind: type[BaseChatModel]) -> str | None:
+    """The field that holds the name; looked up once, as a missing attribute is slow to miss."""
+    return next((name for name in ("model_name", "model") if name in kind.model_fields), None)
 
 
 @functools.cache
@@ -205,10 +209,12 @@ def provider_of(kind: type) -> str | None:
 
 
 def _table(value: object) -> dict[str, Any]:
-    return dict(cast("dict[str, Any]", value)) if isinstance(value, dict) else {}
+    return dict(cast("dict[str, Any]", value)) if isinstance(value, dict) and value else {}
 
 
 def _level(value: object) -> Effort | None:
+    if value is None:
+        return None
     return next((level for level in EFFORTS if level == value), None)
 
 

@@ -20,7 +20,7 @@ from langchain_core.runnables.config import ensure_config
 
 from budgetguard_langchain.lazy_streams import watched
 from budgetguard_langchain.marks import inside
-from budgetguard_langchain.reach import in_reach, reach, streams_anyway
+from budgetguard_langchain.reach import in_reach, reach, streams_anyway, without_guards
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -81,7 +81,8 @@ def _generate(original: Any, own: tuple[Guard, ...]) -> Any:
             streams = streams_anyway(self, callbacks, kwargs)
             model, sent, kwargs = call.admit(self, messages[0], kwargs, streams=streams)
             with inside():
-                result = original(model, [sent], stop, callbacks, **info, **kwargs)
+                others = without_guards(callbacks)
+                result = original(model, [sent], stop, others, **info, **kwargs)
             call.succeeded(result.generations[0])
             return result
 
@@ -105,7 +106,8 @@ def _agenerate(original: Any, own: tuple[Guard, ...]) -> Any:
             streams = streams_anyway(self, callbacks, kwargs)
             model, sent, kwargs = await call.aadmit(self, messages[0], kwargs, streams=streams)
             with inside():
-                result = await original(model, [sent], stop, callbacks, **info, **kwargs)
+                others = without_guards(callbacks)
+                result = await original(model, [sent], stop, others, **info, **kwargs)
             call.succeeded(result.generations[0])
             return result
 

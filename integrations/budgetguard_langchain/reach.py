@@ -82,6 +82,17 @@ def _open(guards: list[Guard], base: Scope | None, info: Callable[[], RunInfo]) 
     return owned
 
 
+def without_guards(callbacks: Callbacks) -> Callbacks:
+    """The callbacks of a guarded call whose handlers have nothing left to do.
+
+    Only for a list, which LangChain gives to a root run: a manager also serves the runs below, and
+    a run without any handler is cheaper by far.
+    """
+    if not isinstance(callbacks, list):
+        return callbacks
+    return [each for each in callbacks if not isinstance(getattr(each, "guard", None), Guard)]
+
+
 def streams_anyway(model: BaseChatModel, callbacks: Callbacks, kwargs: dict[str, Any]) -> bool:
     """Whether `generate` will stream inside: asked to, or because a handler listens to tokens."""
     if kwargs.get("stream") or vars(model).get("streaming"):
