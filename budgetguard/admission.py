@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from budgetguard.efforts.scale import THINKING_TOKENS, lower
+from budgetguard.efforts.scale import THINKING_TOKENS
 from budgetguard.spend import (
     INPUT,
     METERS,
@@ -135,6 +135,8 @@ class Grant(NamedTuple):
     reserves: tuple[tuple[Account, Vector], ...] = ()
     bound_by: int | None = None
     """The meter that made the cap smaller than wished, or this call the last."""
+    wish: int = 0
+    """The cap it should have got if there were room."""
 
 
 def demand_of(
@@ -180,9 +182,9 @@ def decide(demand: Demand, scopes: Sequence[Scope], *, last: bool) -> Grant | Sh
         if keeps:
             keepers = [*(keepers or ()), scope]
     if keepers is None:
-        return Grant(cap, demand.need(cap), last, (), bound_by)
+        return Grant(cap, demand.need(cap), last, (), bound_by, demand.want)
     reserves = [(each.account, demand.reserve(cap, each.budget.answer_tokens)) for each in keepers]
-    return Grant(cap, demand.need(cap), last, tuple(reserves), bound_by)
+    return Grant(cap, demand.need(cap), last, tuple(reserves), bound_by, demand.want)
 
 
 def fits_outright(demand: Demand, scopes: Sequence[Scope]) -> Grant | None:
@@ -208,7 +210,7 @@ def fits_outright(demand: Demand, scopes: Sequence[Scope]) -> Grant | None:
         for meter, limit in scope.budget.held_limits:
             if taken[meter] + total[meter] > limit:
                 return None
-    return Grant(cap, need, final=False, reserves=reserves)
+    return Grant(cap, need, final=False, reserves=reserves, wish=cap)
 
 
 def keeps_reserve(scope: Scope, loop: Loop) -> bool:
@@ -255,7 +257,7 @@ def _others(account: Account, loop: Loop | None) -> Vector:
 
 def _planned_thinking(call: Call, plan: Plan) -> int:
     """Thinking tokens this call may use: the caller's budget, else by the effort in force."""
-    planned = THINKING_TOKENS[lower(call.effort, plan.effort) or "medium"]
+    planned = THINKING_TOKENS[call.effort_under(plan.effort) or "medium"]
     if call.thinking_tokens is not None:
         planned = (
             call.thinking_tokens if plan.effort is None else min(planned, call.thinking_tokens)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from budgetguard.efforts.scale import EFFORTS, at_most, is_lower
+
 if TYPE_CHECKING:
-    from budgetguard.efforts import Effort
+    from budgetguard.efforts.scale import Effort
 
 
 class Call(NamedTuple):
@@ -21,6 +23,8 @@ class Call(NamedTuple):
     """The caller's own output cap; `None` if the caller set none."""
     effort: Effort | None = None
     """The effort the caller set, else the model's default; `None`: unknown, or it has none."""
+    levels: tuple[Effort, ...] = EFFORTS
+    """The efforts that can be set on this call; empty where none can."""
     thinks: bool = False
     """Whether the model will think (reason) before it answers."""
     thinking_tokens: int | None = None
@@ -35,3 +39,10 @@ class Call(NamedTuple):
     """The most output tokens the model can produce; `None` if unknown."""
     least_output: int = 1
     """The smallest output cap the provider's dialect accepts for this call."""
+
+    def effort_under(self, planned: Effort | None) -> Effort | None:
+        """The effort it will have: the planned one, or the next that can be set, if lower."""
+        if self.effort is None or planned is None or not is_lower(planned, self.effort):
+            return self.effort
+        level = at_most(planned, self.levels)
+        return level if level is not None and is_lower(level, self.effort) else self.effort

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from budgetguard import events
 from budgetguard.admission import SECONDS, Grant, Short
-from budgetguard.efforts.scale import is_lower
 from budgetguard.errors import BudgetBusy, BudgetExceeded, BudgetStopped
 from budgetguard.spend import METERS, TOKENS, USD, public_amount, usd
 
 if TYPE_CHECKING:
     from budgetguard.call import Call
+    from budgetguard.efforts import Effort
     from budgetguard.plan import End, Plan
     from budgetguard.scope import Scope
     from budgetguard.ticket import Ticket
@@ -54,11 +54,11 @@ def admitted(ticket: Ticket, grant: Grant, plan: Plan) -> None:
         standing.degraded = True
     if grant.final:
         standing.finished = True
-    lowered = _is_lowered(call, plan)
-    standing.degraded = standing.degraded or lowered
+    effort = call.effort_under(plan.effort)
+    standing.degraded = standing.degraded or effort != call.effort
     if not events.listening():
         return
-    _tell_changes(ticket, grant, plan, lowered=lowered)
+    _tell_changes(ticket, grant, plan, effort)
     events.emit(
         events.Admitted(
             path=scope.path,
@@ -66,7 +66,7 @@ def admitted(ticket: Ticket, grant: Grant, plan: Plan) -> None:
             call_id=ticket.call_id,
             model=ticket.model,
             turn=scope.account.admitted,
-            effort=plan.effort if lowered else call.effort,
+            effort=effort,
             max_output_tokens=ticket.plan.max_output_tokens,
             held_tokens=ticket.need[TOKENS],
             held_usd=usd(ticket.need[USD]),
@@ -75,19 +75,19 @@ def admitted(ticket: Ticket, grant: Grant, plan: Plan) -> None:
     )
 
 
-def _tell_changes(ticket: Ticket, grant: Grant, plan: Plan, *, lowered: bool) -> None:
+def _tell_changes(ticket: Ticket, grant: Grant, plan: Plan, effort: Effort | None) -> None:
     scope, call, standing = ticket.scope, ticket.call, ticket.scope.standing
-    if lowered and standing.told_effort != plan.effort:
-        standing.told_effort = plan.effort
+    if effort not in (call.effort, standing.told_effort):
+        standing.told_effort = effort
         known = scope.difficulty.confidence > 0
         reason = "difficulty" if known and not scope.account.settled[TOKENS] else "policy"
-        decided(scope, "effort", reason, asked=call.effort, used=plan.effort)
+        decided(scope, "effort", reason, asked=call.effort, used=effort)
     if plan.rung and standing.told_rung != max(ticket.plan.rung, 1):
         standing.told_rung = max(ticket.plan.rung, 1)
         decided(scope, "downgrade", "policy", asked=call.model, used=ticket.model)
     because = "policy" if grant.bound_by is None else METERS[grant.bound_by]
     cap, asked = ticket.plan.max_output_tokens, call.max_output_tokens
-    if cap is not None and (cap < asked if asked else grant.bound_by is not None):
+    if cap is not None and cap < min(grant.wish, asked or grant.wish):
         decided(scope, "clamp", because, asked=str(asked) if asked else None, used=str(cap))
     if grant.final:
         reason = "policy" if plan.final else because
@@ -96,8 +96,9 @@ def _tell_changes(ticket: Ticket, grant: Grant, plan: Plan, *, lowered: bool) ->
 
 def observed(scope: Scope, call: Call, plan: Plan, *, in_loop: bool) -> None:
     """Tell what a Plan would have changed about a call, had the scope been obeyed."""
-    if _is_lowered(call, plan):
-        decided(scope, "effort", "policy", asked=call.effort, used=plan.effort, observed=True)
+    effort = call.effort_under(plan.effort)
+    if effort != call.effort:
+        decided(scope, "effort", "policy", asked=call.effort, used=effort, observed=True)
     if plan.rung and scope.budget.ladder:
         rung = scope.budget.ladder[min(plan.rung, len(scope.budget.ladder)) - 1]
         decided(scope, "downgrade", "policy", asked=call.model, used=rung, observed=True)
@@ -127,12 +128,6 @@ def decided(  # noqa: PLR0913 -- the fields of the record
                 observed=observed,
             )
         )
-
-
-def _is_lowered(call: Call, plan: Plan) -> bool:
-    if call.effort is None or plan.effort is None:
-        return False
-    return is_lower(plan.effort, call.effort)
 
 
 def _is_full(short: Short) -> bool:

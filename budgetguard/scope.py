@@ -142,8 +142,9 @@ class Scope:
 
     @property
     def remaining(self) -> Limits:
-        """Limit minus settled, the least of the lineage that answers; `None`: no limit."""
-        left = [remaining(each.budget.limits, each.spent) for each in self.lineage.answering]
+        """Limit minus settled, the least of the lineage but what is shielded; `None`: no limit."""
+        scopes = (*self.lineage.answering, *self.lineage.observers)
+        left = [remaining(each.budget.limits, each.spent) for each in scopes]
         least = {
             name: min(amounts)
             for name in METERS

@@ -69,10 +69,12 @@ def effort_of(thinking_tokens: int) -> Effort:
 def at_most(level: Effort, allowed: tuple[Effort, ...]) -> Effort | None:
     """The strongest allowed level that is not above `level`, else the weakest allowed one.
 
+    Less thinking never becomes none at all: `none` is chosen only when `none` is asked for.
+
     Returns:
         `None` when nothing is allowed.
     """
-    ranks = sorted(_RANK[each] for each in allowed)
+    ranks = sorted(_RANK[each] for each in allowed if each != "none" or level == "none")
     below = [rank for rank in ranks if rank <= _RANK[level]]
     if below:
         return EFFORTS[below[-1]]

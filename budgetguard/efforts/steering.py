@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from budgetguard.efforts.scale import at_most, is_lower
+from budgetguard.efforts.scale import EFFORTS, at_most, is_lower
 
 if TYPE_CHECKING:
     from budgetguard.efforts.facts import Family
@@ -47,12 +47,14 @@ class Steering(NamedTuple):
     tools_off: bool = False
 
 
+def settable(asked: Asked) -> tuple[Effort, ...]:
+    """The efforts that can be set on a call: a thinking budget can follow any level."""
+    return _levels(asked) if asked.thinking_tokens is None else EFFORTS
+
+
 def openai_chat(plan: Plan, asked: Asked) -> Steering:
     """Steer a Chat Completions request; its output cap includes reasoning."""
-    level = _effort(plan, asked)
-    if level != "none" and asked.tools and not asked.family.effort_with_tools:
-        level = None
-    return Steering(level, _cap(plan, asked), None, plan.final and asked.tools)
+    return Steering(_effort(plan, asked), _cap(plan, asked), None, plan.final and asked.tools)
 
 
 def anthropic(plan: Plan, asked: Asked) -> Steering:
@@ -67,8 +69,16 @@ def _effort(plan: Plan, asked: Asked) -> Effort | None:
     now = asked.effort or asked.family.default
     if now is None or plan.effort is None or not is_lower(plan.effort, now):
         return None
-    level = at_most(plan.effort, asked.family.levels)
+    level = at_most(plan.effort, _levels(asked))
     return level if level is not None and is_lower(level, now) else None
+
+
+def _levels(asked: Asked) -> tuple[Effort, ...]:
+    """The levels that go with this call; with tools, some models take no effort but `none`."""
+    levels = asked.family.levels
+    if asked.tools and not asked.family.effort_with_tools:
+        return tuple(level for level in levels if level == "none")
+    return levels
 
 
 def _cap(plan: Plan, asked: Asked) -> int | None:

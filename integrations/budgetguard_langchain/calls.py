@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from budgetguard import Call, Scope, Ticket, Usage
 from budgetguard.counting import Calibration, Conversation, Counted
+from budgetguard.efforts.steering import settable
 from budgetguard_langchain.dialects import dialect_of, model_name, provider_of
 from budgetguard_langchain.messages import is_answer, texts, with_last_instruction
 
@@ -72,6 +73,7 @@ def describe(  # noqa: PLR0913 -- the call, and where it runs
         input_tokens=counted.tokens,
         max_output_tokens=asked.max_output_tokens,
         effort=asked.effort or asked.family.default,
+        levels=settable(asked),
         thinks=asked.thinks,
         thinking_tokens=asked.thinking_tokens,
         tools=bool(tools),

@@ -220,11 +220,9 @@ def _level(value: object) -> Effort | None:
 
 def _uses_responses(model: BaseChatModel, kwargs: dict[str, Any]) -> bool:
     """Whether ChatOpenAI will call the Responses API, which names effort differently."""
-    return bool(
-        getattr(model, "use_responses_api", None)
-        or getattr(model, "reasoning", None)
-        or kwargs.get("reasoning")
-    )
+    decide: Any = getattr(model, "_use_responses_api", None)
+    params: dict[str, Any] = getattr(model, "_default_params", {})
+    return bool(decide is not None and decide({**params, **kwargs}))
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 
-from budgetguard import BudgetGuardError, BudgetStopped, Call, Scope, Ticket, Usage
+from budgetguard import BudgetExceeded, BudgetGuardError, BudgetStopped, Call, Scope, Ticket, Usage
 from budgetguard_langchain.calls import describe, prepare, record_bill
 from budgetguard_langchain.ended import ended_model
 from budgetguard_langchain.errors import unswallowable
@@ -200,7 +200,7 @@ class GuardedCall:
 
     def close(self, error: BaseException | None = None) -> None:
         """Close what was opened for this call alone."""
-        failure = isinstance(error, Exception) and not isinstance(error, BudgetGuardError)
+        failure = isinstance(error, Exception) and not isinstance(error, BudgetExceeded)
         for scope in reversed(self.owned):
             scope.close(error=failure)
 
@@ -226,7 +226,7 @@ def done(ticket: Ticket) -> dict[str, Any]:
         "asked_model": call.model,
         "used_model": ticket.model,
         "asked_effort": call.effort,
-        "planned_effort": plan.effort,
+        "used_effort": call.effort_under(plan.effort),
         "degraded": bool(plan.rung) or ticket.scope.standing.degraded,
         "final": plan.final,
     }

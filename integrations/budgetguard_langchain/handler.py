@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.callbacks import BaseCallbackHandler
 
-from budgetguard import Budget, BudgetGuardError, events
+from budgetguard import Budget, BudgetExceeded, BudgetGuardError, events
 from budgetguard.mode import forced_mode
 from budgetguard_langchain import entry_points, runs
 from budgetguard_langchain.errors import unswallowable
@@ -177,8 +177,10 @@ class BudgetCallbackHandler(BaseCallbackHandler):
 
 def is_failure(error: BaseException) -> bool:
     """Whether a run that ended with `error` failed, rather than was refused, stopped or paused."""
-    if isinstance(error, BudgetGuardError) or not isinstance(error, Exception):
+    if isinstance(error, BudgetExceeded) or not isinstance(error, Exception):
         return False
+    if isinstance(error, BudgetGuardError):
+        return True
     return not any(kind.__name__ == "GraphBubbleUp" for kind in type(error).__mro__)
 
 

@@ -114,6 +114,7 @@ def no_client_of_an_ended_loop_reaches_other_tests() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
+    STORE.in_flight.clear()  # what tests of the core left in the air
     CALIBRATION._ratios.clear()
     CALIBRATION._factors.clear()
     yield
