@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import warnings
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +27,9 @@ if TYPE_CHECKING:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     beta = "ignore::langchain_core._api.LangChainBetaWarning"  # stream_events v3
-    unclosed = "ignore:unclosed:ResourceWarning"  # the vendors' cached clients of an ended loop
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.filterwarnings(beta))
-            item.add_marker(pytest.mark.filterwarnings(unclosed))
 
 
 PRICES = {  # US dollars per million tokens: input, output
@@ -102,14 +99,6 @@ def books() -> Iterator[Books]:
     unsubscribe = events.subscribe(kept.events.append)
     yield kept
     unsubscribe()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_client_of_an_ended_loop_reaches_other_tests() -> Iterator[None]:
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 @pytest.fixture(autouse=True)
