@@ -62,6 +62,8 @@ class Demand:
     input_rate: int
     """Pico-dollars per input token, the dearest that can apply."""
     output_rate: int
+    later_rates: tuple[int, int]
+    """The same two for one last call after this one, whose input is longer."""
     request: int
     """Nano-dollars a call costs on top of its tokens."""
     want: int
@@ -82,7 +84,7 @@ class Demand:
         """What one last call of the same loop would need after this one."""
         growth = self.loop.growth if self.loop is not None else 0
         sent = self.input_tokens + cap + growth + CLOSING_TOKENS
-        pico = sent * self.input_rate + answer_tokens * self.output_rate
+        pico = sent * self.later_rates[0] + answer_tokens * self.later_rates[1]
         nano = self.request - (-pico // PICO_PER_NANO)
         return (sent + answer_tokens, sent, answer_tokens, 0, 1, nano)
 
@@ -112,7 +114,7 @@ class Demand:
         if meter == USD:
             room -= self.request + 2  # each of the two holds may be rounded up
             left = room * PICO_PER_NANO - self.input_tokens * self.input_rate
-            rate = self.output_rate * self.n + self.input_rate
+            rate = self.output_rate * self.n + self.later_rates[0]
             return left // rate if rate else _PLENTY if left >= 0 else -1
         return self.largest_cap(meter, room)
 
@@ -145,17 +147,18 @@ def demand_of(
     """What `call` needs under `plan`, with the model that was chosen for it."""
     thinking = _planned_thinking(call, plan) if call.thinks else 0
     want = call.max_output_tokens or ANSWER_ROOM + thinking
-    if plan.max_output_tokens is not None and plan.max_output_tokens < want:
-        want = plan.max_output_tokens
-    if call.model_max_output is not None and call.model_max_output < want:
-        want = call.model_max_output
-    least = max(LEAST_OUTPUT, call.least_output)
+    for bound in (plan.max_output_tokens, call.model_max_output):
+        if bound is not None and bound < want:
+            want = bound
     sent = call.input_tokens + (CLOSING_TOKENS if final else 0)
-    request = 0 if choice.price is None else choice.price.request
-    per_input, per_output = choice.rates
-    return Demand(
-        sent, call.n, thinking, per_input, per_output, request, want, min(least, want), loop
-    )
+    price, rates = choice.price, choice.rates
+    later = rates
+    if loop is not None and price is not None:
+        rates = price.dearest(sent)
+        later = price.dearest(sent + want + loop.growth + CLOSING_TOKENS)
+    request = 0 if price is None else price.request
+    least = min(LEAST_OUTPUT, want)
+    return Demand(sent, call.n, thinking, *rates, later, request, want, least, loop)
 
 
 def decide(demand: Demand, scopes: Sequence[Scope], *, last: bool) -> Grant | Short:

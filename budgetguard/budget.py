@@ -7,6 +7,7 @@ live account of a task is a Scope, made by `Budget.open()`.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
@@ -187,6 +188,9 @@ class Budget:
         Raises:
             ValueError: If a shielded budget has no limit of its own.
         """
+        if id is not None and not isinstance(id, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = f"id must be a string, not {id!r}"
+            raise TypeError(msg)
         from budgetguard.scope import Scope, current_scope  # noqa: PLC0415 -- scope needs Budget
 
         return Scope(self, parent=current_scope(), id=id, prompt=prompt, shield=shield)
@@ -220,6 +224,9 @@ def _check_seconds(value: object, name: str, *, least_is_open: bool) -> None:
         raise TypeError(msg)
     if not math.isfinite(value) or value < 0 or (least_is_open and value == 0):
         msg = f"{name} must be finite and positive, not {value!r}"
+        raise ValueError(msg)
+    if value > threading.TIMEOUT_MAX:
+        msg = f"{name} must be at most {threading.TIMEOUT_MAX:.0f} seconds, not {value!r}"
         raise ValueError(msg)
 
 

@@ -37,8 +37,8 @@ class Call(NamedTuple):
     """Completions asked for."""
     model_max_output: int | None = None
     """The most output tokens the model can produce; `None` if unknown."""
-    least_output: int = 1
-    """The smallest output cap the provider's dialect accepts for this call."""
+    can_change_model: bool = True
+    """Whether the adapter can put another model in its place, as a ladder asks."""
 
     def effort_under(self, planned: Effort | None) -> Effort | None:
         """The effort it will have: the planned one, or the next that can be set, if lower."""

@@ -118,6 +118,8 @@ class Counted(NamedTuple, Generic[Message]):
     """How many tools were offered."""
     known: int
     """How many messages the prompt has."""
+    first: Message | None
+    """The first of them: a system prompt, say, which some agents write anew for each call."""
     last: Message | None
     """The last of them; `None` without messages."""
     bills: int
@@ -187,9 +189,19 @@ class Conversation(Generic[Message]):
         else:
             base, hidden, fresh, extra = self._added(bill, messages[bill.counted.known :])
         tokens = base + self._calibration.estimate(model, fresh) + extra
-        last = messages[-1] if messages else None
+        first, last = (messages[0], messages[-1]) if messages else (None, None)
         return Counted(
-            tokens, base, hidden, fresh, extra, model, tool_count, len(messages), last, self._bills
+            tokens,
+            base,
+            hidden,
+            fresh,
+            extra,
+            model,
+            tool_count,
+            len(messages),
+            first,
+            last,
+            self._bills,
         )
 
     def billed(
@@ -240,6 +252,7 @@ class Conversation(Generic[Message]):
         same = (
             0 < counted.known <= len(messages)
             and messages[counted.known - 1] is counted.last
+            and messages[0] is counted.first
             and counted.model == model
             and counted.tool_count == tool_count
         )

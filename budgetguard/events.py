@@ -178,20 +178,17 @@ def log_to(path: str | os.PathLike[str]) -> Callable[[], None]:
         OSError: If the file cannot be opened.
     """
     descriptor = os.open(Path(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    file = os.fdopen(descriptor, "a", encoding="utf-8")
-    lock = threading.Lock()  # keeps the lines of two threads apart
 
     def write(event: Event) -> None:
-        line = json.dumps(as_dict(event), ensure_ascii=False)
-        with lock:
-            file.write(line + "\n")
-            file.flush()
+        # One write to a file opened for appending: lines of two threads stay apart without a
+        # lock, which a finalizer could meet in its own thread.
+        line = json.dumps(as_dict(event), ensure_ascii=False) + "\n"
+        os.write(descriptor, line.encode())
 
     unsubscribe = subscribe(write)
 
     def close() -> None:
         unsubscribe()
-        with lock:
-            file.close()
+        os.close(descriptor)
 
     return close

@@ -4,6 +4,11 @@ Policies are asked outside the lock (they are user code) and their Plans are met
 the latch, the queue and the hold are one step under it. Refusals are found root to leaf, so the
 outermost scope answers. The gate never sleeps: it returns a Ticket, or names the scope that has
 no room for the moment.
+
+One admission, step by step: `Scope.admit` -> `attempt` here -> `ask` each policy (policy, rules,
+state) -> `choose` a model and its price (ladder, pricing) -> `demand_of` the call (admission) ->
+`decide` by the accounts (admission, loops, stores) -> hold and latch (`_Case.commit`, standing) ->
+tell (notices, events) -> a Ticket; or wait (waiting), or end (ending, errors).
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from budgetguard.admission import (
     lacking,
 )
 from budgetguard.efforts.scale import THINKING_TOKENS, lower
-from budgetguard.ladder import Choice, choose
+from budgetguard.ladder import choose
 from budgetguard.plan import EMPTY, End, Plan
 from budgetguard.policy import planned
 from budgetguard.spend import METERS, TURNS
@@ -59,16 +64,20 @@ def attempt(
         ScopeClosed: If the scope, or one above it, is closed.
     """
     scope.check_open()
+    if call.input_tokens < 0 or call.n < 1:
+        msg = f"a call cannot have {call.input_tokens} input tokens and {call.n} completions"
+        raise ValueError(msg)
     if not scope.lineage.billed:
         return Ticket.free(scope, call)
     case = _Case(scope, call)
     ticket: Ticket | None = None
     with STORE.lock:
+        scope.check_open()  # it may have been closed meanwhile
         case.loop = scope.loops.at(call.loop, scope) if call.loop else None
         outright = case.outright()
         verdict = outright or case.decide()
         if isinstance(verdict, Grant):
-            short = case.must_wait(verdict, waiter) if outright is None else None
+            short = case.must_wait(verdict, waiter, owner) if outright is None else None
             if short is not None:
                 if waiter is not None:
                     waiter.join(short.scope.account)
@@ -79,9 +88,13 @@ def attempt(
     if isinstance(verdict, Ended):
         raise notices.refusal(scope, call, verdict.short, verdict.end)
     assert ticket is not None  # noqa: S101 -- a Grant was committed
-    notices.admitted(ticket, verdict, case.plan)
-    for each in scope.lineage.observers:
-        _observe(each, call, case.loop, case.choice)
+    try:
+        notices.admitted(ticket, verdict, case.plan)
+        for each in scope.lineage.observers:
+            _observe(each, case)
+    except BaseException:  # an interrupt: nobody will ever have this ticket
+        ticket.release()
+        raise
     return ticket
 
 
@@ -140,7 +153,7 @@ class _Case:
             return None
         if scope.lineage.has_deadline or (self.loop is not None and self.loop.granted):
             return None
-        demand = demand_of(self.call, EMPTY, self.loop, self.choice)
+        demand = demand_of(self.choice.call, EMPTY, self.loop, self.choice)
         return fits_outright(demand, scope.lineage.answering)
 
     def decide(self) -> Grant | Ended:
@@ -173,7 +186,7 @@ class _Case:
         return Ended(verdict, self._end_in(verdict.scope, verdict.scope.end))
 
     def _decide(self, *, last: bool) -> Grant | Short:
-        demand = demand_of(self.call, self.plan, self.loop, self.choice, final=last)
+        demand = demand_of(self.choice.call, self.plan, self.loop, self.choice, final=last)
         return decide(demand, self.scope.lineage.answering, last=last)
 
     def _is_owed_its_last(self) -> bool:
@@ -194,14 +207,17 @@ class _Case:
             return "stop"
         return end
 
-    def must_wait(self, grant: Grant, waiter: Waiter | None) -> Short | None:
-        """The outermost scope where others wait already, or where calls in flight hold the room."""
+    def must_wait(self, grant: Grant, waiter: Waiter | None, owner: object) -> Short | None:
+        """The outermost scope where others wait already, or where calls in flight hold the room.
+
+        Who holds a ticket passes the queue, because those in it may be waiting for him.
+        """
         blocked = lacking(grant, self.scope.lineage.answering, self.loop)
         for each in self.scope.lineage.answering:
             if blocked is not None and blocked.scope is each:
                 return blocked
-            queue = each.account.waiters
-            if queue and queue[0] is not waiter:
+            first = each.account.first_in_line()
+            if first not in (None, waiter) and not STORE.holds(owner, each.account):
                 return fullest(each)
         return None
 
@@ -232,6 +248,7 @@ class _Case:
             loop.granted = True
             loop.drop()
             self.scope.standing.latched = fullest(self.scope), self.scope.end
+            self.scope.standing.latched_by = loop
         for account, reserve in grant.reserves:
             loop.keep(account, reserve)
 
@@ -261,22 +278,27 @@ def _thinking(plan: Plan) -> int | None:
     return by_effort if plan.thinking_tokens is None else min(by_effort, plan.thinking_tokens)
 
 
-def _observe(scope: Scope, call: Call, loop: Loop | None, choice: Choice) -> None:
+def _observe(scope: Scope, case: _Case) -> None:
     """Tell what a scope in shadow mode would have decided about a call that was admitted."""
-    plan = ask(scope, call)
+    try:
+        plan = ask(scope, case.call)
+    except Exception as error:  # noqa: BLE001 -- observation never hurts
+        notices.shadow_failed(scope, error)
+        return
     with STORE.lock:
-        verdict = decide(demand_of(call, plan, loop, choice), (scope,), last=False)
+        demand = demand_of(case.choice.call, plan, case.loop, case.choice)
+        verdict = decide(demand, (scope,), last=False)
     if plan.end is None and isinstance(verdict, Grant):
-        notices.observed(scope, call, plan, in_loop=loop is not None)
+        notices.observed(scope, case.call, plan, in_loop=case.loop is not None)
         return
     short = verdict if isinstance(verdict, Short) else fullest(scope)
-    finishes = plan.end is None and loop is not None and scope.owes_last_call
+    finishes = plan.end is None and case.loop is not None and scope.owes_last_call
     decision = "stop" if (plan.end or scope.end) == "stop" else "refuse"
     notices.decided(
         scope,
         "finish" if finishes else decision,
         METERS[short.meter],
-        asked=call.model,
-        used=call.model if finishes else None,
+        asked=case.call.model,
+        used=case.call.model if finishes else None,
         observed=True,
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from budgetguard.efforts.facts import UNKNOWN, family_of
+from budgetguard.efforts.scale import lower
 from budgetguard.errors import UnpricedModelError
 from budgetguard.pricing import Rates, highest_rates, rates
-from budgetguard.spend import USD
 
 if TYPE_CHECKING:
     from budgetguard.call import Call
@@ -22,6 +23,8 @@ class Choice(NamedTuple):
     rates: tuple[int, int]
     """Pico-dollars per input and per output token, the dearest that can apply; 0 if unpriced."""
     rung: int
+    call: Call
+    """The call as that model sees it."""
 
 
 def choose(scope: Scope, call: Call, plan: Plan) -> Choice:
@@ -31,7 +34,7 @@ def choose(scope: Scope, call: Call, plan: Plan) -> Choice:
         UnpricedModelError: If a usd limit answers and the model has no price.
     """
     own = _priced(scope, call, call.model, 0)
-    if not plan.rung:
+    if not plan.rung or not call.can_change_model:
         return own
     ladder = next(
         (each.budget.ladder for each in reversed(scope.lineage.answering) if each.budget.ladder), ()
@@ -45,23 +48,38 @@ def choose(scope: Scope, call: Call, plan: Plan) -> Choice:
 
 def _priced(scope: Scope, call: Call, model: str, rung: int) -> Choice:
     price = _price(scope, model, call.provider)
-    return Choice(model, price, price.dearest(call.input_tokens) if price else (0, 0), rung)
+    seen = call if rung == 0 else _seen_by(model, call)
+    return Choice(model, price, price.dearest(call.input_tokens) if price else (0, 0), rung, seen)
+
+
+def _seen_by(model: str, call: Call) -> Call:
+    """What a call asks of another model: its maximum, and its own way of thinking."""
+    family = family_of(model)
+    if family is UNKNOWN:
+        return call
+    return call._replace(
+        model=model,
+        effort=family.default if call.effort is None else lower(call.effort, family.default),
+        levels=family.levels,
+        thinks=family.thinks == "always",
+        thinking_tokens=None,
+        model_max_output=family.max_output,
+    )
 
 
 def _price(scope: Scope, model: str, provider: str | None) -> Rates | None:
     if scope.lineage.has_prices:
-        for each in reversed(scope.lineage.answering):
+        for each in reversed(scope.lineage.billed):
             if model in each.budget.prices:
                 return rates(model, provider, prices=each.budget.prices)
     price = rates(model, provider)
     if price is not None:
         return price
-    for each in scope.lineage.answering:
-        if any(meter == USD for meter, _ in each.budget.held_limits):
-            if each.budget.unpriced == "refuse":
-                raise UnpricedModelError(model, each.budget.name)
-            price = highest_rates(provider)
-    return price
+    limited = [each for each in scope.lineage.billed if each.budget.usd is not None]
+    for each in limited:
+        if each.budget.unpriced == "refuse" and each in scope.lineage.answering:
+            raise UnpricedModelError(model, each.budget.name)
+    return highest_rates(provider) if limited else None
 
 
 def _is_cheaper(rung: Choice, own: Choice, call: Call) -> bool:

@@ -26,8 +26,8 @@ class Lineage(NamedTuple):
     """Whether some limit needs the output of a call to be capped."""
     has_deadline: bool
     """Whether some answering scope limits seconds."""
-    has_prices: bool
-    """Whether some answering scope names prices of its own."""
+    has_prices: bool = False
+    """Whether some scope names prices of its own."""
 
 
 def lineage_of(scope: Scope, *, shield: bool) -> Lineage:
@@ -37,7 +37,7 @@ def lineage_of(scope: Scope, *, shield: bool) -> Lineage:
     to others too. A scope whose account is in the lineage already adds nothing to it.
     """
     if forced_mode() == "off":
-        return Lineage((), (), (), (), sends_cap=False, has_deadline=False, has_prices=False)
+        return Lineage((), (), (), (), sends_cap=False, has_deadline=False)
     if scope.parent is None:
         return _root(scope)
     above = scope.parent.lineage
@@ -58,14 +58,15 @@ def lineage_of(scope: Scope, *, shield: bool) -> Lineage:
         tuple(each.account for each in billed),
         sends_cap=any(each.budget.limits_output for each in answering),
         has_deadline=any(each.budget.seconds is not None for each in answering),
-        has_prices=any(each.budget.prices for each in answering),
+        has_prices=any(each.budget.prices for each in billed),
     )
 
 
 def _root(scope: Scope) -> Lineage:
     budget, alone = scope.budget, (scope,)
     if _observes(scope):
-        return Lineage(alone, (), alone, (scope.account,), False, False, False)  # noqa: FBT003 -- the last three: nothing answers
+        nobody = Lineage(alone, (), alone, (scope.account,), sends_cap=False, has_deadline=False)
+        return nobody._replace(has_prices=bool(budget.prices))
     return Lineage(
         alone, alone, (), (scope.account,), budget.limits_output,
         budget.seconds is not None, bool(budget.prices),

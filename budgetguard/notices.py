@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, TypeVar
 
 from budgetguard import events
 from budgetguard.admission import SECONDS, Grant, Short
 from budgetguard.errors import BudgetBusy, BudgetExceeded, BudgetStopped
-from budgetguard.spend import METERS, TOKENS, USD, public_amount, usd
+from budgetguard.spend import METERS, TOKENS, TURNS, USD, public_amount, usd
 
 if TYPE_CHECKING:
     from budgetguard.call import Call
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from budgetguard.scope import Scope
     from budgetguard.ticket import Ticket
 
+_log = logging.getLogger("budgetguard")
+_failed: set[str] = set()
 _E = TypeVar("_E", bound=BudgetExceeded)
 
 
@@ -65,7 +68,7 @@ def admitted(ticket: Ticket, grant: Grant, plan: Plan) -> None:
             scope_id=scope.id,
             call_id=ticket.call_id,
             model=ticket.model,
-            turn=scope.account.admitted,
+            turn=scope.account.settled[TURNS] + scope.account.held[TURNS],
             effort=effort,
             max_output_tokens=ticket.plan.max_output_tokens,
             held_tokens=ticket.need[TOKENS],
@@ -92,6 +95,15 @@ def _tell_changes(ticket: Ticket, grant: Grant, plan: Plan, effort: Effort | Non
     if grant.final:
         reason = "policy" if plan.final else because
         decided(scope, "finish", reason, asked=call.model, used=ticket.model)
+
+
+def shadow_failed(scope: Scope, error: Exception) -> None:
+    """Say once for each budget that its policy failed in shadow mode, where it hurts nobody."""
+    if scope.budget.name not in _failed:
+        _failed.add(scope.budget.name)
+        _log.warning(
+            "the observed policy of budget %r failed: %s", scope.budget.name, type(error).__name__
+        )
 
 
 def observed(scope: Scope, call: Call, plan: Plan, *, in_loop: bool) -> None:

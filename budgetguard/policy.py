@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
-from budgetguard.efforts.scale import one_less
+from budgetguard.efforts.scale import as_effort, one_less
 from budgetguard.plan import EMPTY, Plan
 from budgetguard.state import State
 
@@ -215,7 +215,18 @@ def planned(state: State) -> Plan:
     if type(plan) is not Plan:
         msg = f"the policy of budget {state.budget.name!r} must return a Plan, not {plan!r}"
         raise TypeError(msg)
+    if plan is not EMPTY:
+        _check_plan(plan, state.budget.name)
     return plan
+
+
+def _check_plan(plan: Plan, budget: str) -> None:
+    """Raise `ValueError` for a Plan that a policy of a user's own made up wrongly."""
+    if plan.effort is not None:
+        as_effort(plan.effort, name=f"Plan.effort of budget {budget!r}")
+    if plan.rung < 0 or min(plan.max_output_tokens or 1, plan.thinking_tokens or 0) < 0:
+        msg = f"the policy of budget {budget!r} returned a Plan with a negative number: {plan}"
+        raise ValueError(msg)
 
 
 def check_policy(policy: object, *, name: str = "policy") -> None:

@@ -46,17 +46,33 @@ _current: ContextVar[Scope | None] = ContextVar("budgetguard_scope", default=Non
 _process = [0]  # number of forks between the first process and this one
 
 
-def _count_fork() -> None:
+def _after_fork() -> None:
     _process[0] += 1
+    STORE.forget_everything()
+    _current.set(None)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_count_fork)
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def current_scope() -> Scope | None:
     """The scope that is open here: in this thread, task or tool; `None` if none is."""
-    return _current.get()
+    scope = _current.get()
+    while scope is not None and scope.standing.closed:  # left open in a context nobody returned to
+        scope = scope.parent
+    return scope
+
+
+def set_current(scope: Scope) -> Token[Scope | None]:
+    """Make it the open scope here, until `reset_current`."""
+    return _current.set(scope)
+
+
+def reset_current(token: Token[Scope | None]) -> None:
+    """Undo `set_current`; in another context than that of the setting there is nothing to undo."""
+    with contextlib.suppress(ValueError):
+        _current.reset(token)
 
 
 class Scope:
@@ -82,7 +98,7 @@ class Scope:
         self.parent = parent
         """The scope around this one."""
         self.has_id = id is not None
-        self.id = id or secrets.token_hex(8)
+        self.id = secrets.token_hex(8) if id is None else id
         """Identifies the account in events and errors."""
         self.path = budget.name if parent is None else f"{parent.path}/{budget.name}"
         """Names of the budgets from the root to here, joined by `/`."""
@@ -189,7 +205,7 @@ class Scope:
             UnpricedModelError: If a usd limit answers and the model has no price.
             ScopeClosed: If the scope is closed.
         """
-        for each in self.lineage.answering:
+        for each in self.lineage.billed:
             if each.estimation.pending:
                 each.estimation.run()
         verdict = attempt(self, call, threading.get_ident())
@@ -210,7 +226,7 @@ class Scope:
             UnpricedModelError: If a usd limit answers and the model has no price.
             ScopeClosed: If the scope is closed.
         """
-        for each in self.lineage.answering:
+        for each in self.lineage.billed:
             if each.estimation.pending:
                 await each.estimation.arun()
         verdict = attempt(self, call, asyncio.current_task())
@@ -234,7 +250,7 @@ class Scope:
 
     def check_open(self) -> None:
         """Raise `ScopeClosed` if this scope, or one it belongs to, takes no calls any more."""
-        for each in self.lineage.billed:
+        for each in (*self.lineage.billed, self):
             if each.standing.closed:
                 msg = f"budget {each.path!r} is closed"
                 raise ScopeClosed(msg)
@@ -259,10 +275,11 @@ class Scope:
 
     def take_back_last_call(self, loop: Loop | None) -> None:
         """Undo the grant of a last call that was never sent; call under the store's lock."""
-        self.standing.latched = None
-        self.standing.finished = False
         if loop is not None:
             loop.granted = False
+        if loop is not None and self.standing.latched_by is loop:
+            self.standing.latched = self.standing.latched_by = None
+            self.standing.finished = False
 
     def add_own(self, used: Vector) -> None:
         """Note what a call of this scope used; call under the store's lock."""
@@ -281,7 +298,8 @@ class Scope:
             self.standing.error = self.standing.error or error
             self._closed_at = time.monotonic()
             self.loops.forget_all_of(self)
-            self.account.wake()
+            for account in self.lineage.accounts:
+                account.wake()
         if events.listening():
             events.emit(
                 events.Closed(
@@ -297,21 +315,25 @@ class Scope:
     @contextlib.contextmanager
     def activate(self) -> Generator[Self]:
         """Make this the open scope in a thread that did not inherit it."""
-        token = _current.set(self)
+        token = set_current(self)
         try:
             yield self
         finally:
-            _current.reset(token)
+            reset_current(token)
 
     def __enter__(self) -> Self:
         self.check_open()
-        self._token = _current.set(self)
+        if self._token is not None:
+            msg = (
+                f"budget {self.path!r} is entered already: use scope.activate() for another thread"
+            )
+            raise RuntimeError(msg)
+        self._token = set_current(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         if self._token is not None:
-            with contextlib.suppress(ValueError):  # left in another context than entered
-                _current.reset(self._token)
+            reset_current(self._token)
             self._token = None
         self.close(error=kind is not None and self.standing.exceeded is None)
 

@@ -7,7 +7,7 @@ is a `Spend`. Tokens are never floats, money is never a float, so sums are exact
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Final, Literal, NamedTuple, get_args
 
 Meter = Literal[
@@ -32,10 +32,12 @@ NANO: Final = 1_000_000_000
 
 PICO_PER_NANO: Final = 1_000
 
+_EXACT: Final = Context(prec=60)  # whatever the user's own decimal context is
+
 
 def usd(nano: int) -> Decimal:
     """An amount of nano-dollars in dollars, exactly."""
-    return Decimal(nano) / NANO
+    return _EXACT.divide(Decimal(nano), Decimal(NANO))
 
 
 def public_amount(meter: int, amount: int) -> int | Decimal:
@@ -128,7 +130,7 @@ class Limits:
         """`(meter, amount)` for each limited meter that can be held; usd in nano-dollars."""
         amounts = [(index, getattr(self, name)) for index, name in enumerate(HELD_METERS)]
         return tuple(
-            (index, int(amount * NANO) if index == USD else amount)
+            (index, int(_EXACT.multiply(amount, Decimal(NANO))) if index == USD else amount)
             for index, amount in amounts
             if amount is not None
         )

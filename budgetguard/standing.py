@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from budgetguard.efforts.scale import lower
+
 if TYPE_CHECKING:
     from budgetguard.admission import Short
     from budgetguard.efforts import Effort
     from budgetguard.errors import BudgetExceeded
+    from budgetguard.loops import Loop
     from budgetguard.plan import End
 
 Outcome = Literal["refused", "error", "stopped", "finished", "degraded", "completed"]
@@ -28,11 +31,11 @@ class Counts(NamedTuple):
 
 
 class Standing:
-    """The flags of a scope; they change under the store's lock and are never taken back."""
+    """The flags of a scope. What admission relies on changes under the store's lock."""
 
     __slots__ = (
         "calls", "closed", "degraded", "effort", "error", "exceeded", "finished",
-        "latched", "lowered", "rung", "stopped", "told_effort", "told_rung",
+        "latched", "latched_by", "lowered", "rung", "stopped", "told_effort", "told_rung",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -48,6 +51,8 @@ class Standing:
         self.told_rung = 0
         self.latched: tuple[Short, End] | None = None
         """The ending that was delivered; every later admission is refused alike."""
+        self.latched_by: Loop | None = None
+        """The loop whose last call was that ending; `None` if it was a refusal or a stop."""
         self.exceeded: BudgetExceeded | None = None
         self.error = False
         self.stopped = False
@@ -69,6 +74,7 @@ class Standing:
 
     def admit(self, effort: Effort | None, rung: int) -> None:
         """Count an admitted call, and keep the effort and the rung it was planned with."""
+        effort = lower(self.effort, effort)  # a call planned before another lowered it
         if effort != self.effort:
             self.lowered = self.lowered or self.calls > 0
             self.effort = effort

@@ -48,6 +48,8 @@ class Waiter:
     def __init__(self, owner: object) -> None:
         self.owner = owner
         """The thread id or asyncio task that waits."""
+        self.give_up = float("inf")
+        """Monotonic time at which its patience ends."""
         self._queue: Account | None = None
 
     def wake(self) -> bool:
@@ -156,7 +158,7 @@ def admission(
         BudgetBusy: When patience ran out, or the waiter itself holds what it waits for.
         BudgetExceeded: When an attempt is refused.
     """
-    give_up = time.monotonic() + patience_s
+    waiter.give_up = give_up = time.monotonic() + patience_s
     try:
         while True:
             verdict = attempt(waiter)

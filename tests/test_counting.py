@@ -403,7 +403,7 @@ def test_a_calibrated_conversation_estimates_only_the_new_part_with_the_factor()
     assert counted.tokens - 100 - 8 == pytest.approx(0.525 * sum(counted.fresh), abs=1)
 
 
-def test_memory_is_one_message_whatever_the_length():
+def test_memory_is_the_first_and_the_last_message_whatever_the_length():
     class Note:
         answer = False
         parts = (PROSE,)
@@ -413,7 +413,7 @@ def test_memory_is_one_message_whatever_the_length():
     seen = [weakref.ref(note) for note in notes]
     notes.clear()
     gc.collect()
-    assert sum(ref() is not None for ref in seen) == 1
+    assert sum(ref() is not None for ref in seen) == 2
 
 
 @given(

@@ -123,7 +123,7 @@ class Ledger(RuleBasedStateMachine):
                 whole = case.decide()
                 assert isinstance(whole, Grant)
                 assert whole[:4] == outright[:4]
-                assert case.must_wait(whole, None) is None
+                assert case.must_wait(whole, None, None) is None
 
     @precondition(lambda self: self.in_flight)
     @rule(

@@ -75,9 +75,10 @@ def understand(estimator: Estimator, answer: object) -> Difficulty:
 
 
 def distrust(estimator: Estimator, error: Exception | str) -> Difficulty:
-    """Log once for each estimator that it failed; the difficulty is unknown."""
+    """Log once for each estimator that it failed, not what it said; the difficulty is unknown."""
     name = getattr(estimator, "__qualname__", type(estimator).__qualname__)
     if name not in _complained:
         _complained.add(name)
-        _log.warning("difficulty estimator %s gave no answer and is ignored: %s", name, error)
+        why = error if isinstance(error, str) else type(error).__name__
+        _log.warning("difficulty estimator %s gave no answer and is ignored: %s", name, why)
     return UNKNOWN

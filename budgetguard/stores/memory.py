@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 KEPT_S: Final = 24 * 3600.0
 """An account with an id is forgotten this many seconds after its last use."""
 
+SWEEP_S: Final = 3600.0
+"""How often, in seconds, forgotten accounts are looked for."""
+
 
 class Account:
     """What one budget has spent and holds; shared by every handle that names the same id."""
@@ -47,6 +50,7 @@ class Account:
         """Hold `need` until it is settled or released."""
         self.held = plus(self.held, need)
         self.admitted += 1
+        self.last_used = time.monotonic()
 
     def settle(self, need: Vector, used: Vector) -> None:
         """Replace a hold by what was really used; what exceeds it is overshoot."""
@@ -74,6 +78,13 @@ class Account:
         while self.waiters and not self.waiters[0].wake():
             self.waiters.popleft()
 
+    def first_in_line(self) -> Waiter | None:
+        """Who waits longest; one that is past its patience stands in nobody's way."""
+        now = time.monotonic()
+        while self.waiters and self.waiters[0].give_up < now:
+            self.waiters.popleft()
+        return self.waiters[0] if self.waiters else None
+
 
 class LedgerLock:
     """A lock that a finalizer may meet in its own thread.
@@ -91,7 +102,11 @@ class LedgerLock:
 
     def __enter__(self) -> None:
         self._holders.add(threading.get_ident())
-        self._lock.acquire()
+        try:
+            self._lock.acquire()
+        except BaseException:  # an interrupt while waiting for it
+            self._holders.discard(threading.get_ident())
+            raise
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
@@ -128,6 +143,17 @@ class MemoryStore:
         """Protects every account, loop, latch and queue. No user code runs under it."""
         self.in_flight: set[Ticket] = set()
         self._accounts: dict[tuple[str, str], Account] = {}
+        self._swept = time.monotonic()
+
+    def forget_everything(self) -> None:
+        """Start anew, as a forked child must: what the parent holds is not the child's."""
+        self.lock = LedgerLock()
+        self.in_flight = set()
+        self._accounts = {}
+
+    def holds(self, owner: object, account: Account) -> bool:
+        """Whether a thread or task holds a ticket on that account."""
+        return any(each.owner == owner and account in each.accounts for each in self.in_flight)
 
     def account(self, budget: str, id: str | None) -> Account:
         """A new account, or the one of that id; accounts long out of use are forgotten."""
@@ -135,18 +161,18 @@ class MemoryStore:
             return Account()
         now = time.monotonic()
         with self.lock:
-            self._forget(now - KEPT_S)
-            account = self._accounts.pop((budget, id), None) or Account()
+            if now - self._swept > SWEEP_S:
+                self._forget(now - KEPT_S)
+                self._swept = now
+            account = self._accounts.get((budget, id))
+            if account is None or account.last_used < now - KEPT_S:
+                account = self._accounts[budget, id] = Account()
             account.last_used = now
-            self._accounts[budget, id] = account
         return account
 
     def _forget(self, before: float) -> None:
-        """Drop what was not used since `before`; the dict is in order of last use."""
-        while self._accounts:
-            key, account = next(iter(self._accounts.items()))
-            if account.last_used >= before or any(account.held):
-                return
+        """Drop what was not used since `before`."""
+        for key in [k for k, v in self._accounts.items() if v.last_used < before]:
             del self._accounts[key]
 
 

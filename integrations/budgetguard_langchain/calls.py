@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from budgetguard import Call, Scope, Ticket, Usage
 from budgetguard.counting import Calibration, Conversation, Counted
+from budgetguard.efforts.facts import family_of
 from budgetguard.efforts.steering import settable
-from budgetguard_langchain.dialects import dialect_of, model_name, provider_of
+from budgetguard_langchain.dialects import (
+    can_change_model,
+    dialect_of,
+    model_name,
+    provider_of,
+)
 from budgetguard_langchain.messages import is_answer, texts, with_last_instruction
 
 if TYPE_CHECKING:
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
 CALIBRATION: Final = Calibration()
 """What bills taught about estimates, in this process."""
 
+_SCHEMAS: Final = ("response_format", "functions", "output_config", "output_format")
 _counting = threading.Lock()  # one conversation may be counted by several threads
 
 
@@ -58,13 +65,14 @@ def describe(  # noqa: PLR0913 -- the call, and where it runs
     loop = path if _in_loop(messages, kwargs, path, in_graph=in_graph) else ()
     name = model_name(model, kwargs)
     tools: list[Any] = kwargs.get("tools") or []
+    schemas = [*tools, *(kwargs[name] for name in _SCHEMAS if kwargs.get(name))]
     conversation = _conversation(scope, loop)
     with _counting:
         counted = conversation.count(
             name,
             messages,
-            tools=lambda: json.dumps(tools, ensure_ascii=False, default=str),
-            tool_count=len(tools),
+            tools=lambda: json.dumps(schemas, ensure_ascii=False, default=_as_json),
+            tool_count=len(schemas),
         )
     most = model.profile.get("max_output_tokens") if model.profile else None
     call = Call(
@@ -80,6 +88,7 @@ def describe(  # noqa: PLR0913 -- the call, and where it runs
         loop=loop,
         n=kwargs.get("n") or getattr(model, "n", None) or 1,
         model_max_output=most or asked.family.max_output,
+        can_change_model=can_change_model(type(model)),
     )
     return Described(call, counted, conversation, asked)
 
@@ -106,6 +115,12 @@ def prepare(  # noqa: PLR0913 -- the call, and what was decided about it
     if plan.final:
         messages = with_last_instruction(messages)
     return model, messages, kwargs
+
+
+def _as_json(value: Any) -> Any:
+    """A schema given as a class, as JSON."""
+    schema = getattr(value, "model_json_schema", None) if isinstance(value, type) else None
+    return str(value) if schema is None else schema()
 
 
 def record_bill(described: Described, usage: Usage) -> None:
@@ -139,12 +154,20 @@ def _conversation(scope: Scope, loop: tuple[str, ...]) -> Conversation[BaseMessa
     return holder.conversation
 
 
+def _cap(model: BaseChatModel) -> int | None:
+    cap = getattr(model, "max_tokens", None)
+    return cap if isinstance(cap, int) else None
+
+
+_OF_THINKERS: Final = ("reasoning_effort", "reasoning", "thinking", "effort", "verbosity")
 _rebuilt: dict[tuple[int, str], tuple[weakref.ref[Any], Any]] = {}
 _MOST_REBUILT: Final = 64
 
 
 def rebuilt(model: BaseChatModel, name: str) -> BaseChatModel:
     """The same model class under another model name, validated by its constructor, and cached.
+
+    What a model that does not think cannot take is left out, and a cap above its maximum.
 
     The constructor knows what the other model takes (it drops a temperature that a reasoning model
     refuses, say), which a changed copy would not.
@@ -153,11 +176,12 @@ def rebuilt(model: BaseChatModel, name: str) -> BaseChatModel:
     known = _rebuilt.get(key)
     if known is not None and known[0]() is model:
         return known[1]
-    fields = {each: getattr(model, each) for each in model.model_fields_set if each != "profile"}
-    for each in ("model_name", "model"):
-        if each in type(model).model_fields:
-            fields[each] = name
-            break
+    family = family_of(name)
+    left_out = {"profile"} if family.thinks != "never" else {"profile", *_OF_THINKERS}
+    if family.max_output is not None and (_cap(model) or 0) > family.max_output:
+        left_out.add("max_tokens")
+    fields = {each: getattr(model, each) for each in model.model_fields_set - left_out}
+    fields["model_name" if "model_name" in type(model).model_fields else "model"] = name
     new = type(model)(**fields)
     if len(_rebuilt) >= _MOST_REBUILT:
         _rebuilt.clear()

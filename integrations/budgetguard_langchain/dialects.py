@@ -96,8 +96,8 @@ class OpenAIChat(Dialect):
         if steering.max_output_tokens is not None:
             kwargs = {k: v for k, v in kwargs.items() if k != "max_tokens"}
             kwargs["max_completion_tokens"] = steering.max_output_tokens
-        if steering.effort is not None and not _uses_responses(model, kwargs):
-            kwargs = {**kwargs, "reasoning_effort": steering.effort}
+        if steering.effort is not None:
+            kwargs = {**kwargs, **_openai_effort(model, kwargs, steering.effort)}
         if steering.tools_off:
             kwargs = {**kwargs, "tool_choice": "none"}
         return model, kwargs
@@ -189,14 +189,29 @@ def model_name(model: BaseChatModel, kwargs: dict[str, Any]) -> str:
     name = kwargs.get("model")
     if isinstance(name, str):
         return name
-    field = _name_field(type(model))
-    return type(model).__name__ if field is None else str(getattr(model, field))
+    for field in name_fields(type(model)):
+        name = getattr(model, field)
+        if isinstance(name, str):
+            return name
+    return type(model).__name__
 
 
 @functools.cache
-def _name_field(kind: type[BaseChatModel]) -> str | None:
-    """The field that holds the name; looked up once, as a missing attribute is slow to miss."""
-    return next((name for name in ("model_name", "model") if name in kind.model_fields), None)
+def name_fields(kind: type[BaseChatModel]) -> tuple[str, ...]:
+    """What may hold the name; looked up once, as a missing attribute is slow to miss."""
+    names = ("model_name", "model", "model_id", "azure_deployment", "deployment_name")
+    fields = [name for name in names if name in kind.model_fields]
+    return tuple(
+        fields or [name for name in names if isinstance(getattr(kind, name, None), property)]
+    )
+
+
+@functools.cache
+def can_change_model(kind: type[BaseChatModel]) -> bool:
+    """Whether a rung of a ladder can be put in its place: its name is a field, and decides."""
+    decides = any(name in kind.model_fields for name in ("model_name", "model"))
+    deployed = any(name in kind.model_fields for name in ("azure_deployment", "deployment_name"))
+    return decides and not deployed
 
 
 @functools.cache
@@ -218,11 +233,12 @@ def _level(value: object) -> Effort | None:
     return next((level for level in EFFORTS if level == value), None)
 
 
-def _uses_responses(model: BaseChatModel, kwargs: dict[str, Any]) -> bool:
-    """Whether ChatOpenAI will call the Responses API, which names effort differently."""
-    decide: Any = getattr(model, "_use_responses_api", None)
-    params: dict[str, Any] = getattr(model, "_default_params", {})
-    return bool(decide is not None and decide({**params, **kwargs}))
+def _openai_effort(model: BaseChatModel, kwargs: dict[str, Any], effort: Effort) -> dict[str, Any]:
+    """Set it where the caller did: in `reasoning`, which means the Responses API, or by name."""
+    reasoning = _table(kwargs.get("reasoning") or getattr(model, "reasoning", None))
+    if reasoning:
+        return {"reasoning": {**reasoning, "effort": effort}}
+    return {"reasoning_effort": effort}
 
 
 @functools.cache

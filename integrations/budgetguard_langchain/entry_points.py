@@ -74,7 +74,7 @@ def _generate(original: Any, own: tuple[Guard, ...]) -> Any:
             return _merged(
                 self, [generate(self, one, stop, callbacks, **of, **kwargs) for one, of in apart]
             )
-        call = reach(self, callbacks, own, messages[-1] if messages else None, info)
+        call = reach(self, callbacks, own, messages[-1], info) if messages else None
         if call is None:
             return original(self, messages, stop, callbacks, **info, **kwargs)
         with call:
@@ -99,7 +99,7 @@ def _agenerate(original: Any, own: tuple[Guard, ...]) -> Any:
             apart = _apart(messages, info)
             calls = [agenerate(self, one, stop, callbacks, **of, **kwargs) for one, of in apart]
             return _merged(self, await asyncio.gather(*calls))
-        call = reach(self, callbacks, own, messages[-1] if messages else None, info)
+        call = reach(self, callbacks, own, messages[-1], info) if messages else None
         if call is None:
             return await original(self, messages, stop, callbacks, **info, **kwargs)
         with call:

@@ -7,8 +7,7 @@ for it alone are closed.
 from __future__ import annotations
 
 import contextlib
-import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 
@@ -16,6 +15,7 @@ from budgetguard import BudgetExceeded, BudgetGuardError, BudgetStopped, Call, S
 from budgetguard_langchain.calls import describe, prepare, record_bill
 from budgetguard_langchain.ended import ended_model
 from budgetguard_langchain.errors import unswallowable
+from budgetguard_langchain.failures import bill_of, is_error_answer, was_never_sent
 from budgetguard_langchain.marks import unmark
 from budgetguard_langchain.messages import strip_tool_calls
 from budgetguard_langchain.usage import (
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from langchain_core.outputs import Generation
 
     Request = tuple[BaseChatModel, list[BaseMessage], dict[str, Any]]
-
-_log = logging.getLogger("budgetguard")
-_NEVER_SENT: Final = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol")
 
 
 class GuardedCall:
@@ -159,6 +156,8 @@ class GuardedCall:
         reported = reported_by(answers)
         if reported.get("total_cost") == 0:
             ticket.release()
+            for message in answers:  # what the cache kept of another task
+                message.response_metadata.pop("budgetguard", None)
             return
         truncated = any(is_truncated(message) for message in answers)
         usage = read(reported, answers, ticket, truncated=truncated)
@@ -187,12 +186,13 @@ class GuardedCall:
         ticket, chunks = self._ticket, self._chunks
         if ticket is None:
             return
-        if isinstance(getattr(error, "status_code", None), int):
-            ticket.settle(Usage())
-        elif not self._is_sent or _never_sent(error):
+        if not self._is_sent or was_never_sent(error):
             ticket.release()
+        elif chunks is None and is_error_answer(error):
+            ticket.settle(Usage())
         elif chunks is None:
-            ticket.settle_unanswered()
+            bill = bill_of(error)
+            ticket.settle_unanswered() if bill is None else ticket.settle(bill)
         elif (reported := add_usage(chunks)).get("output_tokens"):
             ticket.settle(read(reported, chunks, ticket, truncated=False))
         else:
@@ -222,20 +222,12 @@ class GuardedCall:
 def done(ticket: Ticket) -> dict[str, Any]:
     """What was asked for and what was done, for `response_metadata["budgetguard"]`."""
     call, plan = ticket.call, ticket.plan
+    same = ticket.model == call.model
     return {
         "asked_model": call.model,
         "used_model": ticket.model,
         "asked_effort": call.effort,
-        "used_effort": call.effort_under(plan.effort),
+        "used_effort": call.effort_under(plan.effort) if same else plan.effort,
         "degraded": bool(plan.rung) or ticket.scope.standing.degraded,
         "final": plan.final,
     }
-
-
-def _never_sent(error: BaseException | None) -> bool:
-    """Whether no connection was made, or the call was cancelled before it went out."""
-    while error is not None:
-        if type(error).__name__ in _NEVER_SENT:
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -10,8 +10,9 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.tracers.context import register_configure_hook
 
-from budgetguard import Budget, BudgetExceeded, BudgetGuardError, events
+from budgetguard import Budget, BudgetExceeded, BudgetGuardError, current_scope, events
 from budgetguard.mode import forced_mode
 from budgetguard_langchain import entry_points, runs
 from budgetguard_langchain.errors import unswallowable
@@ -173,6 +174,22 @@ class BudgetCallbackHandler(BaseCallbackHandler):
             _log.warning("%s: its calls are not under the budget", what)
         if events.listening():
             events.emit(events.Unmetered(path=scope.path, scope_id=scope.id, what=what))
+
+
+class _OpenScope:
+    """What LangChain asks, as it would a context variable, for a handler to add to every run.
+
+    Inside `with budget.open():` it answers with one, so that agents without a handler of their own
+    have their runs followed too; elsewhere with none.
+    """
+
+    def get(self) -> BudgetCallbackHandler | None:
+        """The handler that uses the open scope; `None` where none is open."""
+        return _for_open_scope if current_scope() is not None else None
+
+
+_for_open_scope: Final = BudgetCallbackHandler()
+register_configure_hook(_OpenScope(), inheritable=True)  # pyright: ignore[reportArgumentType]
 
 
 def is_failure(error: BaseException) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
@@ -23,6 +23,12 @@ LAST_CALL: Final = (
 )
 """What is appended to the input of the last call of an agent loop."""
 
+CHARACTERS_A_TOKEN: Final = 40
+"""Base64 characters of a document or recording that make a token, at least: a page of a PDF is 1.5
+to 3 thousand tokens (platform.claude.com/docs, PDF support) and rarely below 100 kB."""
+
+_DATA: Final = 200  # a text this long without a space is data
+_BARE: Final = 4  # the words of a block that only names a file
 _NO_ANSWER: Final = "The budget for this task is used up, and the last call gave no answer."
 
 
@@ -49,10 +55,31 @@ def _block(block: str | dict[str, Any]) -> Iterator[str | int]:
         yield str(block.get("text") or block.get(str(kind)) or "")
     elif kind in ("tool_use", "tool_call", "input_json_delta", "function_call"):
         return  # counted as one of the message's tool_calls
-    elif kind in ("image", "image_url", "input_image", "audio", "video", "file", "document"):
+    elif kind in ("image", "image_url", "input_image"):
         yield MEDIA_TOKENS
+    elif kind in ("audio", "video", "file", "document", "input_audio"):
+        yield from _document(block)
     else:
         yield json.dumps(block, ensure_ascii=False, default=str)
+
+
+def _document(block: dict[str, Any]) -> Iterator[str | int]:
+    """A document as its text, or by the size of its data where that is not text."""
+    texts_in, size = list[str](), 0
+    parts: list[Any] = [block]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict):
+            parts.extend(cast("dict[str, Any]", part).values())
+        elif isinstance(part, list):
+            parts.extend(cast("list[Any]", part))
+        elif isinstance(part, str) and len(part) > _DATA and " " not in part[:_DATA]:
+            size += len(part)
+        elif isinstance(part, str):
+            texts_in.append(part)
+    yield " ".join(texts_in)
+    if size or len(texts_in) <= _BARE:
+        yield max(MEDIA_TOKENS, size // CHARACTERS_A_TOKEN)
 
 
 def is_answer(message: BaseMessage) -> bool:

@@ -49,6 +49,8 @@ def reach(
     if not guards and current_scope() is None:
         return None
     run = runs.RUNS.get(parent_id) if parent_id is not None else None
+    if run is None:
+        runs.check_not_ended(parent_id)
     base = runs.innermost(run.scope if run is not None else None)
     fresh = guards if run is None else [guard for guard in guards if guard not in run.guards]
     scope, owned = base, list[Scope]()

@@ -6,21 +6,19 @@ of the list. It knows runs only while they run; the end of a task forgets every 
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.runnables.config import var_child_runnable_config
 
-from budgetguard import Budget, NoOpenBudget, Scope, current_scope
+from budgetguard import Budget, NoOpenBudget, Scope, ScopeClosed, current_scope
 from budgetguard.mode import forced_mode
+from budgetguard.scope import reset_current, set_current
 
 if TYPE_CHECKING:
+    from contextvars import Token
     from uuid import UUID
-
-_log = logging.getLogger("budgetguard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +87,14 @@ class Run:
         """Whether it runs inside a node of a graph, with no tool in between."""
         self.guards: tuple[Guard, ...] = ()
         self.owned: list[Scope] = []
-        self.active: contextlib.AbstractContextManager[Scope] | None = None
+        self.active: Token[Scope | None] | None = None
 
 
 RUNS: Final[dict[UUID, Run]] = {}
 """The runs in progress. One dict operation at a time, so no lock is needed."""
+
+_ended: Final[dict[UUID, None]] = {}
+_MOST_ENDED: Final = 4_096
 
 
 def ambient_run_id() -> UUID | None:
@@ -169,16 +170,29 @@ def end(run_id: UUID, *, error: bool = False) -> None:
         scope.close(error=error)
     run.task.discard(run_id)
     if run.path[0] == str(run_id):
-        for below in run.task:
-            RUNS.pop(below, None)
+        for below in list(run.task):  # a cancelled tool reports no end
+            end(below)
+        _remember_ended(run_id)
+
+
+def _remember_ended(run_id: UUID) -> None:
+    _ended[run_id] = None
+    while len(_ended) > _MOST_ENDED:
+        _ended.pop(next(iter(_ended)))
+
+
+def check_not_ended(run_id: UUID | None) -> None:
+    """Raise `ScopeClosed` for a call that belongs to a task which has ended."""
+    if run_id in _ended:
+        msg = "this call belongs to a task that has ended: its run is over"
+        raise ScopeClosed(msg)
 
 
 def leave(run: Run) -> None:
     """Undo `enter`."""
-    active, run.active = run.active, None
-    if active is not None:
-        with contextlib.suppress(ValueError):  # ended in another context than it started in
-            active.__exit__(None, None, None)
+    token, run.active = run.active, None
+    if token is not None:
+        reset_current(token)
 
 
 def enter(run: Run, run_id: UUID) -> None:
@@ -186,8 +200,7 @@ def enter(run: Run, run_id: UUID) -> None:
     run.path, run.in_graph = (*run.path, str(run_id)), False
     scope = innermost(run.scope)
     if scope is not None:
-        run.active = scope.activate()
-        run.active.__enter__()
+        run.active = set_current(scope)
 
 
 def prompt_of(inputs: object) -> str | None:
