@@ -63,7 +63,6 @@ def attempt(
         UnpricedModelError: If a usd limit answers and the model has no price.
         ScopeClosed: If the scope, or one above it, is closed.
     """
-    scope.check_open()
     if call.input_tokens < 0 or call.n < 1:
         msg = f"a call cannot have {call.input_tokens} input tokens and {call.n} completions"
         raise ValueError(msg)
@@ -72,7 +71,7 @@ def attempt(
     case = _Case(scope, call)
     ticket: Ticket | None = None
     with STORE.lock:
-        scope.check_open()  # it may have been closed meanwhile
+        scope.check_open()
         case.loop = scope.loops.at(call.loop, scope) if call.loop else None
         outright = case.outright()
         verdict = outright or case.decide()
@@ -216,7 +215,7 @@ class _Case:
         for each in self.scope.lineage.answering:
             if blocked is not None and blocked.scope is each:
                 return blocked
-            first = each.account.first_in_line()
+            first = each.account.first_in_line() if each.account.waiters else None
             if first not in (None, waiter) and not STORE.holds(owner, each.account):
                 return fullest(each)
         return None
@@ -245,10 +244,10 @@ class _Case:
         if loop is None:
             return
         if grant.final:
-            loop.granted = True
-            loop.drop()
-            self.scope.standing.latched = fullest(self.scope), self.scope.end
-            self.scope.standing.latched_by = loop
+            loop.grant()
+            if self.scope.standing.latched is None:
+                self.scope.standing.latched = fullest(self.scope), self.scope.end
+                self.scope.standing.latched_by = loop
         for account, reserve in grant.reserves:
             loop.keep(account, reserve)
 

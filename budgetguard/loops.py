@@ -19,7 +19,7 @@ class Loop:
     """What is known of an agent loop; everything here changes under the store's lock."""
 
     __slots__ = (
-        "_kept_in", "conversation", "enclosing", "granted",
+        "_kept_in", "_used", "conversation", "enclosing", "granted",
         "growth", "id", "largest_output", "last_input", "scope",
     )  # fmt: skip
 
@@ -35,6 +35,7 @@ class Loop:
         """Whether its last call was granted."""
         self.conversation: Conversation[Any] | None = None
         self._kept_in: list[Account] = []
+        self._used: list[tuple[Account, Vector]] = []
 
     def is_outermost(self, account: Account) -> bool:
         """Whether no enclosing loop draws on that account, so that the reserve is this one's."""
@@ -49,6 +50,19 @@ class Loop:
         if self.id not in account.reserves:
             self._kept_in.append(account)
         account.reserves[self.id] = reserve
+
+    def grant(self) -> None:
+        """Its last call is made now, from what was kept back for it."""
+        self._used = [(account, account.reserves[self.id]) for account in self._kept_in]
+        self.granted = True
+        self.drop()
+
+    def take_back(self) -> None:
+        """Its last call was never sent: it is owed again, and kept back for."""
+        self.granted = False
+        for account, reserve in self._used:
+            self.keep(account, reserve)
+        self._used = []
 
     def drop(self) -> None:
         """Keep nothing back any more."""

@@ -194,7 +194,10 @@ class Scope:
         if self.estimation.difficulty is not UNKNOWN:
             return False
         settled = self.account.settled
-        return all(settled[meter] < amount for meter, amount in self.budget.quiet)
+        for meter, amount in self.budget.quiet:  # noqa: SIM110 -- a generator doubles its cost
+            if settled[meter] >= amount:
+                return False
+        return True
 
     def admit(self, call: Call) -> Ticket:
         """Admit a model call before it is made, waiting in this thread where it must.
@@ -250,13 +253,18 @@ class Scope:
 
     def check_open(self) -> None:
         """Raise `ScopeClosed` if this scope, or one it belongs to, takes no calls any more."""
-        for each in (*self.lineage.billed, self):
-            if each.standing.closed:
-                msg = f"budget {each.path!r} is closed"
-                raise ScopeClosed(msg)
-            if each.process != _process[0]:
-                msg = f"budget {each.path!r} was opened before a fork: open it in this process"
-                raise ScopeClosed(msg)
+        forks = _process[0]
+        for each in self.lineage.billed:
+            if each.standing.closed or each.process != forks:
+                raise ScopeClosed(each.closed_because())
+        if self.standing.closed:
+            raise ScopeClosed(self.closed_because())
+
+    def closed_because(self) -> str:
+        """Why it takes no calls any more, in words."""
+        if self.standing.closed:
+            return f"budget {self.path!r} is closed"
+        return f"budget {self.path!r} was opened before a fork: open it in this process"
 
     def holder(self, path: tuple[str, ...]) -> Loop | Self:
         """What keeps the conversation of an agent loop, or of the calls outside any loop."""
@@ -275,9 +283,10 @@ class Scope:
 
     def take_back_last_call(self, loop: Loop | None) -> None:
         """Undo the grant of a last call that was never sent; call under the store's lock."""
-        if loop is not None:
-            loop.granted = False
-        if loop is not None and self.standing.latched_by is loop:
+        if loop is None:
+            return
+        loop.take_back()
+        if self.standing.latched_by is loop:
             self.standing.latched = self.standing.latched_by = None
             self.standing.finished = False
 

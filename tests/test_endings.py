@@ -305,3 +305,15 @@ def test_every_refusal_pickles_with_its_numbers() -> None:
     assert str(copy) == "budget 'b': turns 1 of 1 used"
     assert copy.scope is None
     assert refusal.value.scope is scope
+
+
+def test_giving_one_loops_last_call_back_does_not_undo_the_ending_of_another() -> None:
+    with Budget("b", turns=6).open() as scope:
+        for name in ("x", "y"):
+            scope.admit(call((name,))).settle(Usage(100, 10))
+            scope.admit(call((name,))).settle(Usage(100, 10))
+        assert turn(scope, ("x",)).plan.final
+        scope.admit(call(("y",))).release()
+        with pytest.raises(BudgetExceeded):
+            turn(scope, ())
+        assert turn(scope, ("y",)).plan.final

@@ -16,6 +16,7 @@ from budgetguard import (
     BudgetExceeded,
     Call,
     Difficulty,
+    Plan,
     Usage,
     events,
     log_to,
@@ -140,4 +141,36 @@ def test_a_release_is_told(seen: list[Any]) -> None:
     with Budget("b", turns=1).open() as scope:
         scope.admit(gpt_4o()).release()
     assert [type(each) for each in seen[2:3]] == [events.Released]
+    assert scope.counts == (1, 0, 1)
+
+
+def test_a_shadow_policy_that_fails_is_logged_once_and_holds_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls: list[int] = []
+
+    def fails_later(_state: object) -> Plan:
+        calls.append(1)
+        if len(calls) > 1:
+            raise KeyError
+        return Plan()
+
+    with Budget("out", turns=5).open() as outer:
+        with Budget("failing shadow", policy=observe(fails_later)).open() as shadow:
+            for _ in range(2):
+                _settled(shadow)
+        assert (outer.spent.turns, outer.held.turns) == (2, 0)
+    assert len(caplog.records) == 1
+
+
+def test_an_interrupt_in_a_subscriber_leaks_no_hold() -> None:
+    def interrupt(event: events.Event) -> None:
+        if isinstance(event, events.Admitted):
+            raise KeyboardInterrupt
+
+    with Budget("b", turns=5).open() as scope:
+        unsubscribe = subscribe(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            scope.admit(gpt_4o())
+        unsubscribe()
     assert scope.counts == (1, 0, 1)

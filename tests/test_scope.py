@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from decimal import Decimal
+import time
+from decimal import Decimal, localcontext
 
 import pytest
 
@@ -11,14 +12,18 @@ from budgetguard import (
     BudgetExceeded,
     Call,
     Difficulty,
+    Plan,
     Price,
+    ScopeClosed,
     Task,
     UnpricedModelError,
     Usage,
     current_scope,
     downgrade,
     effort,
+    finish,
     harder_than,
+    observe,
     when,
 )
 
@@ -291,3 +296,104 @@ def test_a_broken_estimator_is_logged_once_and_changes_nothing(
 def test_a_policy_that_returns_no_plan_is_named() -> None:
     with pytest.raises(TypeError, match="the policy of budget 'a' must return a Plan"):
         Budget("a", policy=lambda _: None).open()  # type: ignore[arg-type,return-value]
+
+
+def test_money_is_exact_whatever_the_users_decimal_context_is() -> None:
+    with localcontext(prec=4):
+        budget = Budget("a", usd="1.23456789", prices={"m": Price(input="1.111", output="2")})
+        with budget.open() as scope:
+            scope.admit(Call("m", input_tokens=1_003, max_output_tokens=1)).settle(Usage(1_003, 1))
+            spent = scope.spent.usd
+    assert budget.held_limits == ((5, 1_234_567_890),)
+    assert spent == Decimal("0.001116333")
+
+
+def test_shadow_mode_and_shielded_ancestors_are_charged_at_their_own_prices() -> None:
+    priced = Budget("a", usd=5, prices={"local": Price(input="1", output="2")})
+    call = Call("local", input_tokens=1_000, max_output_tokens=1_000)
+    with priced.replace(policy=observe()).open() as shadow:
+        shadow.admit(call).settle(Usage(1_000, 1_000))
+    with priced.open() as task, Budget("wrap-up", turns=1).open(shield=True) as wrap_up:
+        wrap_up.admit(call).settle(Usage(1_000, 1_000))
+    assert shadow.spent.usd == task.spent.usd == Decimal("0.003")
+
+
+def test_a_last_call_that_crosses_a_long_context_tier_is_held_at_the_dearer_price() -> None:
+    call = Call("claude-sonnet-4-5", "anthropic", input_tokens=200_000, max_output_tokens=1_000)
+    with Budget("a", usd="5", policy=finish()).open() as scope:
+        ticket = scope.admit(call._replace(loop=("x",)))
+        held = scope.held.usd
+        ticket.settle(Usage(200_050, 1_000))
+    assert ticket.plan.final
+    assert scope.spent.usd <= held
+    assert scope.overshoot.nano_usd == 0
+
+
+def test_a_second_handle_of_an_account_closes_like_any_other() -> None:
+    budget = Budget("a", turns=5)
+    with budget.open(id="inside itself"):
+        inner = budget.open(id="inside itself")
+        inner.close()
+        with pytest.raises(ScopeClosed):
+            inner.admit(CALL)
+
+
+def test_an_account_in_use_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget, hours = Budget("a", turns=5), 3_600.0
+    start = time.monotonic()
+    with budget.open(id="long") as first:
+        for hour in (0, 23, 46):
+            monkeypatch.setattr(time, "monotonic", lambda hour=hour: start + hour * hours)
+            first.admit(CALL).settle(Usage(1, 1))
+        with budget.open(id="long") as second:
+            assert second.spent.turns == 3
+        monkeypatch.setattr(time, "monotonic", lambda: start + 71 * hours)
+        with budget.open(id="long") as anew:
+            assert anew.spent.turns == 0
+
+
+def test_no_estimator_can_put_the_prompt_into_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def leaky(task: Task):
+        raise RuntimeError(f"cannot score {task.prompt!r}")
+
+    leaky.__qualname__ = "leaky"
+    with Budget("a", estimator=leaky).open(prompt="CANARY-SECRET") as scope:
+        _plan(scope)
+    assert "leaky" in caplog.text
+    assert "CANARY" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [Plan(max_output_tokens=-5), Plan(rung=-1), Plan(effort="lo")],
+    ids=str,  # type: ignore[arg-type]
+)
+def test_a_policy_that_makes_up_a_plan_wrongly_is_told(plan: Plan) -> None:
+    with pytest.raises(ValueError, match="budget 'a'"):
+        Budget("a", policy=lambda _: plan).open()
+
+
+def test_a_scope_is_entered_once_and_a_closed_one_is_never_the_open_one() -> None:
+    with Budget("a").open() as outer:
+        with Budget("b").open() as scope:
+            with pytest.raises(RuntimeError, match="entered already"), scope:
+                pass
+            scope.close()
+            assert current_scope() is outer
+
+
+def test_an_id_is_a_string_and_patience_is_what_a_thread_can_wait() -> None:
+    with pytest.raises(TypeError, match="id"):
+        Budget("a").open(id=42)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="patience"):
+        Budget("a", patience=1e10)
+
+
+def test_a_rung_is_asked_for_what_that_model_takes() -> None:
+    thinking = Call("gpt-5", "openai", input_tokens=10, effort="high", thinks=True)
+    with Budget("a", usd="5", policy=downgrade(), ladder=["gpt-4o-mini"]).open() as scope:
+        ticket = scope.admit(thinking)
+    assert (ticket.model, ticket.plan.max_output_tokens) == ("gpt-4o-mini", 4_096)
+    assert ticket.need[3] == 0
+    with Budget("a", usd="5", policy=downgrade(), ladder=["gpt-4o-mini"]).open() as scope:
+        assert scope.admit(thinking._replace(can_change_model=False)).model == "gpt-5"

@@ -256,6 +256,36 @@ def test_of_50_threads_on_10_turns_exactly_10_are_admitted(threads: int) -> None
     assert (len(admitted), len(refused), scope.spent.turns) == (10, 40, 10)
 
 
+async def test_who_holds_a_ticket_passes_the_queue_of_those_who_wait_for_him() -> None:
+    with Budget("b", tokens=1_000, policy=PLAIN).open() as scope:
+        stream = await scope.aadmit(Call("m", max_output_tokens=500))
+        big = Call("m", input_tokens=600, max_output_tokens=32)
+        waiting_for_me = asyncio.create_task(scope.aadmit(big))
+        await asyncio.sleep(0)
+        small = await scope.aadmit(Call("m", input_tokens=10, max_output_tokens=40))
+        small.settle(Usage(0, 1))
+        stream.settle(Usage(0, 1))
+        (await waiting_for_me).settle(Usage(0, 1))
+
+
+def test_a_waiter_whose_event_loop_stopped_stands_in_nobodys_way() -> None:
+    with narrow(patience=0.05).open() as scope:
+        first = scope.admit(ONE)
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(scope.aadmit(ONE))
+        loop.run_until_complete(asyncio.sleep(0))
+        assert len(scope.account.waiters or ()) == 1
+        first.settle(Usage(0, 1))
+        give_up = time.monotonic() + 0.1
+        while time.monotonic() < give_up:
+            pass
+        scope.admit(ONE._replace(max_output_tokens=40)).settle(Usage(0, 1))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            loop.run_until_complete(task)
+        loop.close()
+
+
 def in_other_thread(work: Callable[[], object]) -> None:
     """Run it in a thread of its own and raise here what it raises there."""
     raised: list[BaseException] = []

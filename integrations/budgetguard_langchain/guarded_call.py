@@ -17,7 +17,7 @@ from budgetguard_langchain.ended import ended_model
 from budgetguard_langchain.errors import unswallowable
 from budgetguard_langchain.failures import bill_of, is_error_answer, was_never_sent
 from budgetguard_langchain.marks import unmark
-from budgetguard_langchain.messages import strip_tool_calls
+from budgetguard_langchain.messages import strip_tool_calls, without_tool_calls
 from budgetguard_langchain.usage import (
     add_usage,
     answers_of,
@@ -143,8 +143,8 @@ class GuardedCall:
         if self._chunks is None:
             self._chunks = []
         self._chunks.append(chunk)
-        if self._ticket is not None and self._ticket.plan.final and chunk.tool_call_chunks:
-            return chunk.model_copy(update={"tool_call_chunks": [], "tool_calls": []})
+        if self._ticket is not None and self._ticket.plan.final:
+            return without_tool_calls(chunk)
         return chunk
 
     def succeeded(self, generations: Sequence[Generation]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,11 +99,23 @@ def strip_tool_calls(message: AIMessage) -> None:
     message.tool_calls = []
     message.invalid_tool_calls = []
     message.additional_kwargs.pop("tool_calls", None)
-    if isinstance(message.content, list):
-        message.content = [
-            block
-            for block in message.content
-            if not (isinstance(block, dict) and block.get("type") == "tool_use")
-        ]
+    message.content = _without_tool_use(message.content)
     if not message.text.strip():
         message.content = _NO_ANSWER
+
+
+def without_tool_calls(chunk: AIMessageChunk) -> AIMessageChunk:
+    """The chunk of a last call without what it says of tools."""
+    if not chunk.tool_call_chunks and isinstance(chunk.content, str):
+        return chunk
+    content = _without_tool_use(chunk.content)
+    return chunk.model_copy(update={"content": content, "tool_call_chunks": [], "tool_calls": []})
+
+
+def _without_tool_use(
+    content: str | list[str | dict[str, Any]],
+) -> str | list[str | dict[str, Any]]:
+    if isinstance(content, str):
+        return content
+    kinds = ("tool_use", "input_json_delta")
+    return [each for each in content if isinstance(each, str) or each.get("type") not in kinds]

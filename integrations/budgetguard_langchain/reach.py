@@ -49,10 +49,10 @@ def reach(
     if not guards and current_scope() is None:
         return None
     run = runs.RUNS.get(parent_id) if parent_id is not None else None
-    if run is None:
-        runs.check_not_ended(parent_id)
-    base = runs.innermost(run.scope if run is not None else None)
-    fresh = guards if run is None else [guard for guard in guards if guard not in run.guards]
+    late = runs.scope_of_ended(parent_id) if run is None else None
+    base = runs.innermost(late if run is None else run.scope)
+    known = () if run is None else run.guards
+    fresh = [] if late is not None else [guard for guard in guards if guard not in known]
     scope, owned = base, list[Scope]()
     if fresh:
         if parent_id is not None and run is None:

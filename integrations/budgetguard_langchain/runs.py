@@ -6,6 +6,7 @@ of the list. It knows runs only while they run; the end of a task forgets every 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -93,7 +94,7 @@ class Run:
 RUNS: Final[dict[UUID, Run]] = {}
 """The runs in progress. One dict operation at a time, so no lock is needed."""
 
-_ended: Final[dict[UUID, None]] = {}
+_ended: Final[dict[UUID, weakref.ref[Scope]]] = {}
 _MOST_ENDED: Final = 4_096
 
 
@@ -172,20 +173,30 @@ def end(run_id: UUID, *, error: bool = False) -> None:
     if run.path[0] == str(run_id):
         for below in list(run.task):  # a cancelled tool reports no end
             end(below)
-        _remember_ended(run_id)
+    if run.scope is not None:
+        _remember_ended(run_id, run.scope)
 
 
-def _remember_ended(run_id: UUID) -> None:
-    _ended[run_id] = None
+def _remember_ended(run_id: UUID, scope: Scope) -> None:
+    _ended[run_id] = weakref.ref(scope)
     while len(_ended) > _MOST_ENDED:
-        _ended.pop(next(iter(_ended)))
+        _ended.pop(next(iter(_ended)), None)
 
 
-def check_not_ended(run_id: UUID | None) -> None:
-    """Raise `ScopeClosed` for a call that belongs to a task which has ended."""
-    if run_id in _ended:
+def scope_of_ended(run_id: UUID | None) -> Scope | None:
+    """The scope of a run that is over, for a call that comes from it late; `None` if not known.
+
+    Raises:
+        ScopeClosed: If the whole task is over.
+    """
+    known = _ended.get(run_id) if run_id is not None else None
+    if known is None:
+        return None
+    scope = known()
+    if scope is None or scope.standing.closed:
         msg = "this call belongs to a task that has ended: its run is over"
         raise ScopeClosed(msg)
+    return scope
 
 
 def leave(run: Run) -> None:
