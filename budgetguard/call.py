@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from budgetguard.efforts.scale import EFFORTS, at_most, is_lower
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from budgetguard.efforts.scale import Effort
 
 
@@ -31,7 +33,7 @@ class Call(NamedTuple):
     """The caller's own thinking budget; `None` if the caller set none."""
     tools: bool = False
     """Whether tools are offered."""
-    loop: tuple[str, ...] = ()
+    loop: tuple[Hashable, ...] = ()
     """Ids of the agent loops this call is in, outermost first, its own last; empty outside."""
     n: int = 1
     """Completions asked for."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from budgetguard.counting import Conversation
     from budgetguard.scope import Scope
     from budgetguard.spend import Vector
@@ -23,7 +25,7 @@ class Loop:
         "growth", "id", "largest_output", "last_input", "scope",
     )  # fmt: skip
 
-    def __init__(self, path: tuple[str, ...], scope: Scope) -> None:
+    def __init__(self, path: tuple[Hashable, ...], scope: Scope) -> None:
         self.id = path[-1]
         self.enclosing = path[:-1]
         self.scope = scope
@@ -85,16 +87,16 @@ class Loops:
     __slots__ = ("_loops",)
 
     def __init__(self) -> None:
-        self._loops: dict[str, Loop] = {}
+        self._loops: dict[Hashable, Loop] = {}
 
-    def at(self, path: tuple[str, ...], scope: Scope) -> Loop:
+    def at(self, path: tuple[Hashable, ...], scope: Scope) -> Loop:
         """The loop of that path, new if it is not known; it belongs to `scope` then."""
         loop = self._loops.get(path[-1])
         if loop is None:
             loop = self._loops[path[-1]] = Loop(path, scope)
         return loop
 
-    def forget(self, id: str) -> None:
+    def forget(self, id: Hashable) -> None:
         """Give back what a loop kept for its last call."""
         loop = self._loops.pop(id, None)
         if loop is not None:

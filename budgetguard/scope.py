@@ -32,7 +32,7 @@ from budgetguard.ticket import Ticket
 from budgetguard.waiting import TaskWaiter, ThreadWaiter, Waiter, admission, would_block_the_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Hashable
     from contextvars import Token
 
     from budgetguard.admission import Short
@@ -266,20 +266,22 @@ class Scope:
             return f"budget {self.path!r} is closed"
         return f"budget {self.path!r} was opened before a fork: open it in this process"
 
-    def holder(self, path: tuple[str, ...]) -> Loop | Self:
+    def holder(self, path: tuple[Hashable, ...]) -> Loop | Self:
         """What keeps the conversation of an agent loop, or of the calls outside any loop."""
         if not path:
             return self
         with STORE.lock:
             return self.loops.at(path, self)
 
-    def end_loop(self, id: str) -> None:
+    def end_loop(self, id: Hashable) -> None:
         """Say that an agent loop has ended, so that nothing is kept back for it any more."""
+        if id not in self.loops:
+            return
         if STORE.lock.is_mine():
             STORE.lock.postpone(partial(self.end_loop, id))
-        elif id in self.loops:
-            with STORE.lock:
-                self.loops.forget(id)
+            return
+        with STORE.lock:
+            self.loops.forget(id)
 
     def take_back_last_call(self, loop: Loop | None) -> None:
         """Undo the grant of a last call that was never sent; call under the store's lock."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from budgetguard.spend import ZERO, Vector, exceeds, excess, minus, plus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from budgetguard.ticket import Ticket
     from budgetguard.waiting import Waiter
@@ -38,7 +38,7 @@ class Account:
         self.settled = ZERO
         self.held = ZERO
         self.overshoot = ZERO
-        self.reserves: dict[str, Vector] = {}
+        self.reserves: dict[Hashable, Vector] = {}
         """What each agent loop keeps back for its last call, by loop id."""
         self.waiters: deque[Waiter] | None = None
         self.admitted = 0
@@ -65,7 +65,7 @@ class Account:
         self.held = minus(self.held, need)
         self.released += 1
 
-    def reserved_for_others(self, loop: str | None) -> Vector:
+    def reserved_for_others(self, loop: Hashable) -> Vector:
         """What every agent loop but this one keeps back for its last call."""
         total = ZERO
         for owner, reserve in self.reserves.items():

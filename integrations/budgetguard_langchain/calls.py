@@ -20,6 +20,8 @@ from budgetguard_langchain.dialects import (
 from budgetguard_langchain.messages import is_answer, texts, with_last_instruction
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from langchain_core.language_models.chat_models import BaseChatModel
     from langchain_core.messages import BaseMessage
 
@@ -47,7 +49,7 @@ def describe(  # noqa: PLR0913 -- the call, and where it runs
     messages: list[BaseMessage],
     kwargs: dict[str, Any],
     *,
-    path: tuple[str, ...],
+    path: tuple[Hashable, ...],
     in_graph: bool,
 ) -> Described:
     """What is known of a call before it is made.
@@ -135,7 +137,11 @@ def record_bill(described: Described, usage: Usage) -> None:
 
 
 def _in_loop(
-    messages: list[BaseMessage], kwargs: dict[str, Any], path: tuple[str, ...], *, in_graph: bool
+    messages: list[BaseMessage],
+    kwargs: dict[str, Any],
+    path: tuple[Hashable, ...],
+    *,
+    in_graph: bool,
 ) -> bool:
     """Whether the call belongs to an agent loop, rather than being its own answer.
 
@@ -147,7 +153,7 @@ def _in_loop(
     return in_graph or (bool(messages) and messages[-1].type == "tool")
 
 
-def _conversation(scope: Scope, loop: tuple[str, ...]) -> Conversation[BaseMessage]:
+def _conversation(scope: Scope, loop: tuple[Hashable, ...]) -> Conversation[BaseMessage]:
     holder = scope.holder(loop)
     if holder.conversation is None:
         holder.conversation = Conversation(CALIBRATION, texts=texts, is_answer=is_answer)

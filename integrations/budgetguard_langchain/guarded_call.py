@@ -29,7 +29,7 @@ from budgetguard_langchain.usage import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Hashable, Sequence
     from uuid import UUID
 
     from langchain_core.language_models.chat_models import BaseChatModel
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 class GuardedCall:
     """A model call in reach of a budget."""
 
-    def __init__(self, scope: Scope, path: tuple[str, ...], *, in_graph: bool) -> None:
+    def __init__(self, scope: Scope, path: tuple[Hashable, ...], *, in_graph: bool) -> None:
         self.scope = scope
         self.owned: list[Scope] = []
         self.run_id: UUID | None = None

@@ -83,7 +83,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         def info() -> RunInfo:
             return _info(kwargs.get("name"), tags, metadata, inputs)
 
-        self._start(run_id, parent_run_id, tags, info)
+        self._start(run_id.int, parent_run_id, tags, info)
 
     def on_tool_start(  # noqa: PLR0913 -- LangChain's signature
         self,
@@ -102,38 +102,39 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         def info() -> RunInfo:
             return _info(kwargs.get("name"), tags, metadata, None)
 
-        known = run_id in runs.RUNS
-        run = self._start(run_id, parent_run_id, tags, info)
+        known = run_id.int in runs.RUNS
+        run = self._start(run_id.int, parent_run_id, tags, info)
         if not known:
-            runs.enter(run, run_id)
+            runs.enter(run, run_id.int)
 
     def _start(
         self,
-        run_id: UUID,
+        run_id: int,
         parent_run_id: UUID | None,
         tags: list[str] | None,
         info: Callable[[], RunInfo],
     ) -> runs.Run:
+        parent_id = None if parent_run_id is None else parent_run_id.int
         try:
-            return runs.start(self.guard, run_id, parent_run_id, tags, info)
+            return runs.start(self.guard, run_id, parent_id, tags, info)
         except BudgetGuardError as error:
             raise unswallowable(error) from None
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """Close what the run opened."""
-        runs.end(run_id)
+        runs.end(run_id.int)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Close what the run opened; a refusal, a cancellation or an early close is no error."""
-        runs.end(run_id, error=is_failure(error))
+        runs.end(run_id.int, error=is_failure(error))
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """Leave the tool's context."""
-        runs.end(run_id)
+        runs.end(run_id.int)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Leave the tool's context."""
-        runs.end(run_id, error=is_failure(error))
+        runs.end(run_id.int, error=is_failure(error))
 
     def on_chat_model_start(
         self,
@@ -165,7 +166,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
     ) -> None:
         names: list[str] = (serialized or {}).get("id") or ["a model"]
         what = f"{names[-1]} {why}"
-        run = runs.RUNS.get(parent_run_id) if parent_run_id is not None else None
+        run = runs.RUNS.get(parent_run_id.int) if parent_run_id is not None else None
         scope = runs.innermost(run.scope if run is not None else None)
         if scope is None or forced_mode() == "off":
             return  # unguarded on purpose

@@ -44,7 +44,8 @@ def reach(
     """
     if inside_guarded_call() or forced_mode() == "off":
         return None  # a model that calls another model is one call: its own
-    parent_id: UUID | None = getattr(callbacks, "parent_run_id", None) or runs.ambient_run_id()
+    parent: UUID | None = getattr(callbacks, "parent_run_id", None)
+    parent_id = runs.ambient_run_id() if parent is None else parent.int
     guards = [*_guards(callbacks), *_guards(model.callbacks), *own]
     if not guards and current_scope() is None:
         return None

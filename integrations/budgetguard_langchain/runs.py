@@ -78,7 +78,7 @@ class Run:
 
     __slots__ = ("active", "guards", "in_graph", "owned", "path", "scope", "task")
 
-    def __init__(self, scope: Scope | None, path: tuple[str, ...], task: set[UUID]) -> None:
+    def __init__(self, scope: Scope | None, path: tuple[int, ...], task: set[int]) -> None:
         self.scope = scope
         self.path = path
         """Ids of the graphs and tools around, outermost first: what agent loops are told by."""
@@ -91,18 +91,19 @@ class Run:
         self.active: Token[Scope | None] | None = None
 
 
-RUNS: Final[dict[UUID, Run]] = {}
-"""The runs in progress. One dict operation at a time, so no lock is needed."""
+RUNS: Final[dict[int, Run]] = {}
+"""The runs in progress, by the integer of their UUID, which hashes in C. One operation at a time
+on the dict, so no lock is needed."""
 
-_ended: Final[dict[UUID, weakref.ref[Scope]]] = {}
+_ended: Final[dict[int, weakref.ref[Scope]]] = {}
 _MOST_ENDED: Final = 4_096
 
 
-def ambient_run_id() -> UUID | None:
+def ambient_run_id() -> int | None:
     """The run around this code, which callbacks passed by hand hide from LangChain itself."""
     config = var_child_runnable_config.get()
     run_id: UUID | None = getattr((config or {}).get("callbacks"), "parent_run_id", None)
-    return run_id if run_id in RUNS else None
+    return run_id.int if run_id is not None and run_id.int in RUNS else None
 
 
 def innermost(scope: Scope | None) -> Scope | None:
@@ -115,8 +116,8 @@ def innermost(scope: Scope | None) -> Scope | None:
 
 def start(
     guard: Guard,
-    run_id: UUID,
-    parent_id: UUID | None,
+    run_id: int,
+    parent_id: int | None,
     tags: list[str] | None,
     info: Callable[[], RunInfo],
 ) -> Run:
@@ -145,45 +146,45 @@ def _open(guard: Guard, run: Run, info: Callable[[], RunInfo]) -> None:
         run.scope = current_scope()
 
 
-def _below(run_id: UUID, parent_id: UUID | None, tags: list[str] | None) -> Run:
+def _below(run_id: int, parent_id: int | None, tags: list[str] | None) -> Run:
     parent = RUNS.get(parent_id) if parent_id is not None else None
-    if parent is None:
-        return Run(None, (str(run_id),), {run_id})
+    if parent is None or parent_id is None:
+        return Run(None, (run_id,), {run_id})
     run = Run(parent.scope, parent.path, parent.task)
     run.guards, run.in_graph = parent.guards, parent.in_graph
-    if tags and any(tag.startswith("graph:step:") for tag in tags):
-        run.in_graph = True
-        graph = str(parent_id)
-        run.path = parent.path if graph in parent.path else (*parent.path, graph)
+    for tag in tags or ():
+        if tag.startswith("graph:step:"):
+            run.in_graph = True
+            run.path = parent.path if parent_id in parent.path else (*parent.path, parent_id)
     parent.task.add(run_id)
     return run
 
 
-def end(run_id: UUID, *, error: bool = False) -> None:
+def end(run_id: int, *, error: bool = False) -> None:
     """Note that a run ended: close what it opened, and forget it and everything below it."""
     run = RUNS.pop(run_id, None)
     if run is None:
         return
     leave(run)
     if run.scope is not None:
-        run.scope.end_loop(str(run_id))
+        run.scope.end_loop(run_id)
     for scope in reversed(run.owned):
         scope.close(error=error)
     run.task.discard(run_id)
-    if run.path[0] == str(run_id):
+    if run.path[0] == run_id:
         for below in list(run.task):  # a cancelled tool reports no end
             end(below)
     if run.scope is not None:
         _remember_ended(run_id, run.scope)
 
 
-def _remember_ended(run_id: UUID, scope: Scope) -> None:
+def _remember_ended(run_id: int, scope: Scope) -> None:
     _ended[run_id] = weakref.ref(scope)
     while len(_ended) > _MOST_ENDED:
         _ended.pop(next(iter(_ended)), None)
 
 
-def scope_of_ended(run_id: UUID | None) -> Scope | None:
+def scope_of_ended(run_id: int | None) -> Scope | None:
     """The scope of a run that is over, for a call that comes from it late; `None` if not known.
 
     Raises:
@@ -206,9 +207,9 @@ def leave(run: Run) -> None:
         reset_current(token)
 
 
-def enter(run: Run, run_id: UUID) -> None:
+def enter(run: Run, run_id: int) -> None:
     """A tool runs here: its context's open scope is the task's, and what loops in it is inner."""
-    run.path, run.in_graph = (*run.path, str(run_id)), False
+    run.path, run.in_graph = (*run.path, run_id), False
     scope = innermost(run.scope)
     if scope is not None:
         run.active = set_current(scope)
