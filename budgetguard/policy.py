@@ -65,7 +65,7 @@ AnyCondition = Condition | Callable[[State], bool | None]
 
 
 @dataclass(frozen=True, slots=True)
-class _And(Condition):
+class _Pair(Condition):
     left: AnyCondition
     right: AnyCondition
 
@@ -73,6 +73,9 @@ class _And(Condition):
     def lowers_by_difficulty(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return _by_difficulty(self.left) or _by_difficulty(self.right)
 
+
+@dataclass(frozen=True, slots=True)
+class _And(_Pair):
     @property
     def quiet_below(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
         return max(quiet_below(self.left), quiet_below(self.right))
@@ -88,14 +91,7 @@ class _And(Condition):
 
 
 @dataclass(frozen=True, slots=True)
-class _Or(Condition):
-    left: AnyCondition
-    right: AnyCondition
-
-    @property
-    def lowers_by_difficulty(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return _by_difficulty(self.left) or _by_difficulty(self.right)
-
+class _Or(_Pair):
     @property
     def quiet_below(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
         return min(quiet_below(self.left), quiet_below(self.right))

@@ -14,7 +14,7 @@ from langchain_core.tracers.context import register_configure_hook
 
 from budgetguard import Budget, BudgetExceeded, BudgetGuardError, current_scope, events
 from budgetguard.mode import forced_mode
-from budgetguard_langchain import entry_points, runs
+from budgetguard_langchain import completions, entry_points, runs
 from budgetguard_langchain.errors import unswallowable
 from budgetguard_langchain.marks import is_guarded
 from budgetguard_langchain.runs import BudgetSource, Guard, RunInfo
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from langchain_core.messages import BaseMessage
+    from langchain_core.outputs import LLMResult
 
 _log = logging.getLogger("budgetguard")
 _warned: Final[set[str]] = set()
@@ -158,8 +159,16 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         **kwargs: Any,
     ) -> None:
-        """Notice a completion model, which is not guarded."""
-        self._tell_unmetered(serialized, parent_run_id, "is a completion model, not a chat model")
+        """Admit a call of a completion model, which has no entry point of ours."""
+        completions.started(self.guard, prompts, run_id, parent_run_id, kwargs)
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        """Settle a call of a completion model."""
+        completions.ended(run_id, response)
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Settle a call of a completion model that failed."""
+        completions.failed(run_id, error)
 
     def _tell_unmetered(
         self, serialized: dict[str, Any] | None, parent_run_id: UUID | None, why: str

@@ -58,7 +58,7 @@ def reach(
     if fresh:
         if parent_id is not None and run is None:
             _warn_below_task(fresh)
-        owned = _open(fresh, base, lambda: _run_info(info, messages))
+        owned = _open(fresh, base, lambda: run_info(info, messages))
         scope = owned[-1] if owned else base
     if scope is None:
         return None
@@ -128,7 +128,8 @@ def _handlers(callbacks: Callbacks) -> list[BaseCallbackHandler]:
     return callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks or []
 
 
-def _run_info(info: dict[str, Any], messages: object) -> RunInfo:
+def run_info(info: dict[str, Any], messages: object) -> RunInfo:
+    """What the callables of a handler are told of a model that is a root run itself."""
     metadata: dict[str, Any] = info.get("metadata") or {}
     thread = metadata.get("thread_id")
     return RunInfo(
