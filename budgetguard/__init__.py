@@ -7,6 +7,7 @@ Make a `Budget`, attach it to an agent with the integration of its framework, or
 from budgetguard._version import __version__
 from budgetguard.budget import Budget
 from budgetguard.call import Call
+from budgetguard.current import current_scope
 from budgetguard.difficulty import Difficulty, Task
 from budgetguard.errors import (
     BudgetBusy,
@@ -35,7 +36,7 @@ from budgetguard.rules import (
     stop,
     turns_left,
 )
-from budgetguard.scope import Scope, current_scope
+from budgetguard.scope import Scope
 from budgetguard.spend import Limits, Spend, Usage
 from budgetguard.state import State
 from budgetguard.ticket import Ticket

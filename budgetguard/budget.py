@@ -191,9 +191,9 @@ class Budget:
         if id is not None and not isinstance(id, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             msg = f"id must be a string, not {id!r}"
             raise TypeError(msg)
-        from budgetguard.scope import Scope, current_scope  # noqa: PLC0415 -- scope needs Budget
+        from budgetguard.scope import Scope  # noqa: PLC0415 -- scope needs Budget
 
-        return Scope(self, parent=current_scope(), id=id, prompt=prompt, shield=shield)
+        return Scope.below_current(self, id=id, prompt=prompt, shield=shield)
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)

@@ -5,10 +5,11 @@ the latch, the queue and the hold are one step under it. Refusals are found root
 outermost scope answers. The gate never sleeps: it returns a Ticket, or names the scope that has
 no room for the moment.
 
-One admission, step by step: `Scope.admit` -> `attempt` here -> `ask` each policy (policy, rules,
-state) -> `choose` a model and its price (ladder, pricing) -> `demand_of` the call (admission) ->
-`decide` by the accounts (admission, loops, stores) -> hold and latch (`_Case.commit`, standing) ->
-tell (notices, events) -> a Ticket; or wait (waiting), or end (ending, errors).
+One admission, step by step: `Scope.admit` -> `attempt` here -> `ask` each policy (asking, policy,
+rules, state) -> `choose` a model and its price (ladder, pricing) -> `demand_of` the call
+(admission) -> `decide` by the accounts (admission, loops, stores) -> hold and latch
+(`_Case.commit`, standing) -> tell (notices, events) -> a Ticket; or wait (waiting), or end (ending,
+errors).
 """
 
 from __future__ import annotations
@@ -28,12 +29,10 @@ from budgetguard.admission import (
     keeps_reserve,
     lacking,
 )
-from budgetguard.efforts.scale import THINKING_TOKENS, lower
+from budgetguard.asking import ask, fullest, thinking_under
 from budgetguard.ladder import choose
 from budgetguard.plan import EMPTY, End, Plan
-from budgetguard.policy import planned
-from budgetguard.spend import METERS, TURNS
-from budgetguard.state import State
+from budgetguard.shadow import observe_call
 from budgetguard.stores.memory import STORE
 from budgetguard.ticket import Ticket
 
@@ -90,41 +89,11 @@ def attempt(
     try:
         notices.admitted(ticket, verdict, case.plan)
         for each in scope.lineage.observers:
-            _observe(each, case)
+            observe_call(each, call, case.loop, case.choice)
     except BaseException:  # an interrupt: nobody will ever have this ticket
         ticket.release()
         raise
     return ticket
-
-
-def ask(scope: Scope, call: Call) -> Plan:
-    """What the policy of one scope says about a call, with the effort that the task is latched to.
-
-    Raises:
-        TypeError: If the policy returns something that is not a Plan.
-    """
-    account, standing = scope.account, scope.standing
-    if scope.is_quiet():
-        return EMPTY
-    settled, held = account.settled, account.held
-    state = State(
-        scope.budget,
-        call,
-        settled=settled,
-        held=held,
-        elapsed=scope.elapsed(),
-        turn=settled[TURNS] + held[TURNS] + 1,
-        difficulty=scope.estimation.difficulty,
-        effort=standing.effort,
-        rung=standing.rung,
-    )
-    plan = planned(state)
-    latched = standing.effort
-    if latched is None:
-        return plan
-    keeps = standing.lowered and scope.budget.lowers_once
-    effort = latched if keeps else lower(latched, plan.effort)
-    return plan if effort == plan.effort else plan._replace(effort=effort)
 
 
 class _Case:
@@ -231,7 +200,7 @@ class _Case:
             self._keep_or_grant(grant)
         caps = scope.lineage.sends_cap or plan.max_output_tokens is not None
         cap = grant.cap if caps else None
-        said = Plan(plan.effort, _thinking(plan), cap, rung, grant.final, None)
+        said = Plan(plan.effort, thinking_under(plan), cap, rung, grant.final, None)
         ticket = Ticket(
             next(_call_ids), scope, self.call, said, self.choice.model, grant.need,
             self.choice.price, self.loop, scope.lineage.accounts, owner,
@@ -252,52 +221,9 @@ class _Case:
             loop.keep(account, reserve)
 
 
-def fullest(scope: Scope) -> Short:
-    """The meter of a scope that is nearest to its limit."""
-    settled = scope.account.settled
-    used = [(settled[meter] / limit, meter) for meter, limit in scope.budget.held_limits]
-    if scope.budget.seconds is not None:
-        used.append((scope.elapsed() / scope.budget.seconds, SECONDS))
-    return Short(scope, max(used)[1] if used else TURNS)
-
-
 def _past_deadline(scope: Scope) -> Short | None:
     now = time.monotonic()
     for each in scope.lineage.answering:
         if now >= each.deadline:
             return Short(each, SECONDS)
     return None
-
-
-def _thinking(plan: Plan) -> int | None:
-    """The thinking budget of a Plan, which its effort bounds too."""
-    if plan.effort is None:
-        return plan.thinking_tokens
-    by_effort = THINKING_TOKENS[plan.effort]
-    return by_effort if plan.thinking_tokens is None else min(by_effort, plan.thinking_tokens)
-
-
-def _observe(scope: Scope, case: _Case) -> None:
-    """Tell what a scope in shadow mode would have decided about a call that was admitted."""
-    try:
-        plan = ask(scope, case.call)
-    except Exception as error:  # noqa: BLE001 -- observation never hurts
-        notices.shadow_failed(scope, error)
-        return
-    with STORE.lock:
-        demand = demand_of(case.choice.call, plan, case.loop, case.choice)
-        verdict = decide(demand, (scope,), last=False)
-    if plan.end is None and isinstance(verdict, Grant):
-        notices.observed(scope, case.call, plan, in_loop=case.loop is not None)
-        return
-    short = verdict if isinstance(verdict, Short) else fullest(scope)
-    finishes = plan.end is None and case.loop is not None and scope.owes_last_call
-    decision = "stop" if (plan.end or scope.end) == "stop" else "refuse"
-    notices.decided(
-        scope,
-        "finish" if finishes else decision,
-        METERS[short.meter],
-        asked=case.call.model,
-        used=case.call.model if finishes else None,
-        observed=True,
-    )

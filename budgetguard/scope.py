@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import os
 import secrets
 import threading
 import time
-from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from budgetguard import events, notices
-from budgetguard.difficulty import NOTHING_TO_ASK, UNKNOWN, Difficulty, Estimation
+from budgetguard.current import FORKS, current_scope, reset_current, set_current
+from budgetguard.difficulty import NOTHING_TO_ASK, UNKNOWN, Estimation
 from budgetguard.ending import ending_of
 from budgetguard.errors import ScopeClosed
 from budgetguard.gate import attempt
 from budgetguard.lineage import lineage_of
 from budgetguard.loops import Loop, Loops
-from budgetguard.spend import METERS, USD, ZERO, Limits, Spend, Vector, plus, usd
-from budgetguard.standing import Counts, Outcome, Standing
-from budgetguard.state import remaining
+from budgetguard.reading import Reading
+from budgetguard.spend import USD, ZERO, Limits, Vector, plus, usd
+from budgetguard.standing import Standing
 from budgetguard.stores.memory import STORE
 from budgetguard.ticket import Ticket
 from budgetguard.waiting import TaskWaiter, ThreadWaiter, Waiter, admission, would_block_the_loop
@@ -41,41 +39,8 @@ if TYPE_CHECKING:
     from budgetguard.counting import Conversation
     from budgetguard.plan import End
 
-_log = logging.getLogger("budgetguard")
-_current: ContextVar[Scope | None] = ContextVar("budgetguard_scope", default=None)
-_process = [0]  # number of forks between the first process and this one
 
-
-def _after_fork() -> None:
-    _process[0] += 1
-    STORE.forget_everything()
-    _current.set(None)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def current_scope() -> Scope | None:
-    """The scope that is open here: in this thread, task or tool; `None` if none is."""
-    scope = _current.get()
-    while scope is not None and scope.standing.closed:  # left open in a context nobody returned to
-        scope = scope.parent
-    return scope
-
-
-def set_current(scope: Scope) -> Token[Scope | None]:
-    """Make it the open scope here, until `reset_current`."""
-    return _current.set(scope)
-
-
-def reset_current(token: Token[Scope | None]) -> None:
-    """Undo `set_current`; in another context than that of the setting there is nothing to undo."""
-    with contextlib.suppress(ValueError):
-        _current.reset(token)
-
-
-class Scope:
+class Scope(Reading):
     """The account of one task. Made by `Budget.open()`; use it with `with` or `async with`."""
 
     __slots__ = (
@@ -83,6 +48,13 @@ class Scope:
         "conversation", "deadline", "end", "estimation", "has_id", "id", "lineage", "loops",
         "owes_last_call", "parent", "path", "process", "standing",
     )  # fmt: skip
+
+    @classmethod
+    def below_current(
+        cls, budget: Budget, *, id: str | None, prompt: str | None, shield: bool
+    ) -> Self:
+        """A child of the scope that is open here."""
+        return cls(budget, parent=current_scope(), id=id, prompt=prompt, shield=shield)
 
     def __init__(
         self,
@@ -114,7 +86,7 @@ class Scope:
         self._own = ZERO
         self._opened = time.monotonic()
         self._closed_at: float | None = None
-        self.process = _process[0]
+        self.process = FORKS[0]
         """Number of forks between the first process and the one it was opened in."""
         self._token: Token[Scope | None] | None = None
         self.deadline = self._opened + (budget.seconds or float("inf"))
@@ -129,63 +101,6 @@ class Scope:
         self.end: End = ending.end
         if events.listening():
             events.emit(events.Opened(path=self.path, scope_id=self.id, budget=budget.name))
-
-    @property
-    def spent(self) -> Spend:
-        """What was settled here and below; with an id, by every handle of the account."""
-        return Spend.of(self.account.settled, self.elapsed())
-
-    @property
-    def held(self) -> Spend:
-        """What calls in flight hold."""
-        return Spend.of(self.account.held)
-
-    @property
-    def overshoot(self) -> Spend:
-        """What providers billed beyond what was held."""
-        return Spend.of(self.account.overshoot)
-
-    @property
-    def counts(self) -> Counts:
-        """Calls admitted, settled and released here and below; the rest is in flight."""
-        account = self.account
-        return Counts(account.admitted, account.settlements, account.released)
-
-    @property
-    def own(self) -> Spend:
-        """What was settled by calls made directly in this scope, not in a child."""
-        return Spend.of(self._own)
-
-    @property
-    def remaining(self) -> Limits:
-        """Limit minus settled, the least of the lineage but what is shielded; `None`: no limit."""
-        scopes = (*self.lineage.answering, *self.lineage.observers)
-        left = [remaining(each.budget.limits, each.spent) for each in scopes]
-        least = {
-            name: min(amounts)
-            for name in METERS
-            if (amounts := [a for each in left if (a := getattr(each, name)) is not None])
-        }
-        return Limits(**least)
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """How the task went; `None` while the scope is open."""
-        return self.standing.outcome() if self.standing.closed else None
-
-    @property
-    def exceeded(self) -> Exception | None:
-        """The first `BudgetExceeded` of this task, even if somebody swallowed it."""
-        return self.standing.exceeded
-
-    @property
-    def difficulty(self) -> Difficulty:
-        """What is known of the task's difficulty."""
-        return self.estimation.difficulty
-
-    def elapsed(self) -> float:
-        """Seconds from the opening to now, or to the closing."""
-        return (self._closed_at or time.monotonic()) - self._opened
 
     def is_quiet(self) -> bool:
         """Whether the policy is known to say nothing yet, so that it need not be asked."""
@@ -253,7 +168,7 @@ class Scope:
 
     def check_open(self) -> None:
         """Raise `ScopeClosed` if this scope, or one it belongs to, takes no calls any more."""
-        forks = _process[0]
+        forks = FORKS[0]
         for each in self.lineage.billed:
             if each.standing.closed or each.process != forks:
                 raise ScopeClosed(each.closed_because())

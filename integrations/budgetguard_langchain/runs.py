@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from langchain_core.runnables.config import var_child_runnable_config
 
 from budgetguard import Budget, NoOpenBudget, Scope, ScopeClosed, current_scope
+from budgetguard.current import reset_current, set_current
 from budgetguard.mode import forced_mode
-from budgetguard.scope import reset_current, set_current
 
 if TYPE_CHECKING:
     from contextvars import Token

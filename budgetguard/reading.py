@@ -1,0 +1,87 @@
+"""Reading: what can be read of a scope, while it is open and after it was closed."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from budgetguard.spend import METERS, Limits, Spend, Vector
+from budgetguard.standing import Counts, Outcome, Standing
+from budgetguard.state import remaining
+
+if TYPE_CHECKING:
+    from budgetguard.difficulty import Difficulty, Estimation
+    from budgetguard.lineage import Lineage
+    from budgetguard.stores.memory import Account
+
+
+class Reading:
+    """The read-only side of a Scope."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:  # what a Scope keeps in its slots
+        account: Account
+        standing: Standing
+        lineage: Lineage
+        estimation: Estimation
+        _own: Vector
+        _opened: float
+        _closed_at: float | None
+
+    @property
+    def spent(self) -> Spend:
+        """What was settled here and below; with an id, by every handle of the account."""
+        return Spend.of(self.account.settled, self.elapsed())
+
+    @property
+    def held(self) -> Spend:
+        """What calls in flight hold."""
+        return Spend.of(self.account.held)
+
+    @property
+    def overshoot(self) -> Spend:
+        """What providers billed beyond what was held."""
+        return Spend.of(self.account.overshoot)
+
+    @property
+    def counts(self) -> Counts:
+        """Calls admitted, settled and released here and below; the rest is in flight."""
+        account = self.account
+        return Counts(account.admitted, account.settlements, account.released)
+
+    @property
+    def own(self) -> Spend:
+        """What was settled by calls made directly in this scope, not in a child."""
+        return Spend.of(self._own)
+
+    @property
+    def remaining(self) -> Limits:
+        """Limit minus settled, the least of the lineage but what is shielded; `None`: no limit."""
+        scopes = (*self.lineage.answering, *self.lineage.observers)
+        left = [remaining(each.budget.limits, each.spent) for each in scopes]
+        least = {
+            name: min(amounts)
+            for name in METERS
+            if (amounts := [a for each in left if (a := getattr(each, name)) is not None])
+        }
+        return Limits(**least)
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the task went; `None` while the scope is open."""
+        return self.standing.outcome() if self.standing.closed else None
+
+    @property
+    def exceeded(self) -> Exception | None:
+        """The first `BudgetExceeded` of this task, even if somebody swallowed it."""
+        return self.standing.exceeded
+
+    @property
+    def difficulty(self) -> Difficulty:
+        """What is known of the task's difficulty."""
+        return self.estimation.difficulty
+
+    def elapsed(self) -> float:
+        """Seconds from the opening to now, or to the closing."""
+        return (self._closed_at or time.monotonic()) - self._opened
