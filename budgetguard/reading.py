@@ -11,6 +11,7 @@ from budgetguard.state import remaining
 
 if TYPE_CHECKING:
     from budgetguard.difficulty import Difficulty, Estimation
+    from budgetguard.errors import BudgetExceeded
     from budgetguard.lineage import Lineage
     from budgetguard.stores.memory import Account
 
@@ -73,7 +74,7 @@ class Reading:
         return self.standing.outcome() if self.standing.closed else None
 
     @property
-    def exceeded(self) -> Exception | None:
+    def exceeded(self) -> BudgetExceeded | None:
         """The first `BudgetExceeded` of this task, even if somebody swallowed it."""
         return self.standing.exceeded
 
