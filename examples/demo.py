@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from budgetguard.testing import RecordedRun, Request
 
 AIRLINE = Budget("airline", turns=18, usd="0.20")
-"""18 turns: 95 % of the successful runs among all 200 recorded ones needed no more."""
+"""18 turns: 95 % of the 84 successful runs among all 200 that tau-bench recorded (commit 59a200c)
+needed no more. $0.20: a third above what a run of all 200 cost in the mean."""
 
 MODEL = "gpt-4o"
 console = Console()

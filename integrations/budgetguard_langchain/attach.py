@@ -31,14 +31,14 @@ def attach(target: R, budget: Budget) -> R:
         TypeError: If `target` is not a runnable or `budget` is not a Budget.
     """
     if not isinstance(budget, Budget):  # pyright: ignore[reportUnnecessaryIsInstance]
-        msg = f"budget must be a Budget, not {budget!r}"
+        msg = f"budget must be a Budget, not a {type(budget).__name__}"
         raise TypeError(msg)
     if isinstance(target, BaseChatModel):
         copy = target.model_copy()
         object.__setattr__(copy, "__class__", _guarded_class(type(target), budget))
         return copy
     if not isinstance(target, Runnable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        msg = f"attach() takes a chat model or another runnable, not {target!r}"
+        msg = f"attach() takes a chat model or another runnable, not a {type(target).__name__}"
         raise TypeError(msg)
     from budgetguard_langchain.handler import BudgetCallbackHandler  # noqa: PLC0415 -- it patches
 

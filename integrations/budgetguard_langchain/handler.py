@@ -60,7 +60,8 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         Raises:
             TypeError: If `budget` or `id` is neither of these.
         """
-        if budget is not None and not isinstance(budget, Budget) and not callable(budget):
+        chooses = callable(budget) and not isinstance(budget, type)
+        if budget is not None and not isinstance(budget, Budget) and not chooses:
             msg = f"budget must be a Budget or a callable that returns one, not {budget!r}"
             raise TypeError(msg)
         if id is not None and not callable(id):
@@ -177,13 +178,14 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         what = f"{names[-1]} {why}"
         run = runs.RUNS.get(parent_run_id.int) if parent_run_id is not None else None
         scope = runs.innermost(run.scope if run is not None else None)
-        if scope is None or forced_mode() == "off":
+        if forced_mode() == "off" or (scope is None and not isinstance(self.guard.source, Budget)):
             return  # unguarded on purpose
         if what not in _warned:
             _warned.add(what)
             _log.warning("%s: its calls are not under the budget", what)
         if events.listening():
-            events.emit(events.Unmetered(path=scope.path, scope_id=scope.id, what=what))
+            path, scope_id = ("", "") if scope is None else (scope.path, scope.id)
+            events.emit(events.Unmetered(path=path, scope_id=scope_id, what=what))
 
 
 class _OpenScope:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.language_models.llms import LLM
 from langchain_core.runnables import RunnableLambda
 
@@ -64,3 +65,15 @@ def test_a_call_that_would_have_to_wait_is_refused_at_once(parrot):
             parrot.invoke("hello", {"callbacks": [BudgetCallbackHandler()]})
         ticket.settle(Usage(1, 1))
     assert parrot.asked == []
+
+
+def test_a_chat_model_that_escapes_its_own_budget_is_noticed(books, caplog):
+    class Escaping(GenericFakeChatModel):
+        def generate(self, messages, stop=None, callbacks=None, **kwargs):
+            return generate_of_langchain(self, messages, stop, callbacks, **kwargs)
+
+    generate_of_langchain = GenericFakeChatModel.generate.__wrapped__
+    model = Escaping(messages=iter(["hi"]))
+    model.invoke("hi", {"callbacks": [BudgetCallbackHandler(Budget("b", turns=1))]})
+    assert [each.what.split()[0] for each in books.of(events.Unmetered)] == ["Escaping"]
+    assert "Escaping" in caplog.text
