@@ -177,10 +177,11 @@ def dialect_of(kind: type) -> Dialect:
 
 def with_fields(model: BaseChatModel, fields: dict[str, Any]) -> BaseChatModel:
     """A copy of the model with other fields, sharing its HTTP clients."""
+    shown: dict[str, Any] = getattr(model, "_serialized", {})  # made once, for tracers and caches
     copy = model.model_copy(update=fields)
-    shown = vars(copy).pop("_serialized", None)  # a cached property: it shows the old fields
-    if shown and "kwargs" in shown:
-        vars(copy)["_serialized"] = {**shown, "kwargs": {**shown["kwargs"], **fields}}
+    if "kwargs" in shown:
+        shown = {**shown, "kwargs": {**shown["kwargs"], **fields}}
+    vars(copy)["_serialized"] = {name: shown[name] for name in shown if name != "repr"}
     return copy
 
 
