@@ -6,6 +6,7 @@ BudgetGuardError
 │   ├── BudgetStopped       the same, where the policy says stop(): adapters turn it into a message
 │   └── BudgetBusy          there is room, but other calls hold it and patience ran out
 ├── UnpricedModelError      a usd limit, and no price for this model
+├── StoreUnavailableError   the store that keeps the account is out of reach
 ├── NoOpenBudget            a handler without a budget, and no open scope
 └── ScopeClosed             the scope is closed, or was left behind by a fork
 ```
@@ -127,6 +128,25 @@ class UnpricedModelError(BudgetGuardError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.model, self.budget)
+
+
+class StoreUnavailableError(BudgetGuardError):
+    """The store that keeps an account is out of reach, so nobody knows what is left: fail closed.
+
+    Attributes:
+        store: The URL of the store, without a password.
+    """
+
+    def __init__(self, store: str, why: str) -> None:
+        self.store = store
+        self.why = why
+        super().__init__(
+            f"the store {store} is out of reach ({why}), so the call is not made; "
+            'Budget(..., on_store_failure="local") allows a bounded part without it'
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.store, self.why)
 
 
 class NoOpenBudget(BudgetGuardError):  # noqa: N818 -- reads as what happened

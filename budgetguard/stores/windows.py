@@ -1,0 +1,38 @@
+"""Windows: UTC calendar units by which accounts are renewed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from budgetguard.stores.protocol import Window
+
+_FORMATS: Final[dict[str, str]] = {"hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}
+_LENGTHS: Final[dict[int, str]] = {13: "hour", 10: "day", 7: "month"}
+
+
+def window_at(kind: Window | None, unix_s: float) -> str:
+    """The name of the window that a Unix time lies in; empty without windows."""
+    if kind is None:
+        return ""
+    return datetime.fromtimestamp(unix_s, UTC).strftime(_FORMATS[kind])
+
+
+def window_like(name: str, unix_s: float) -> str:
+    """The window of the same kind that a Unix time lies in."""
+    kind = _LENGTHS.get(len(name))
+    return datetime.fromtimestamp(unix_s, UTC).strftime(_FORMATS[kind]) if kind else ""
+
+
+def end_of(name: str) -> float:
+    """The Unix time at which a window ends; 0 for the empty name."""
+    kind = _LENGTHS.get(len(name))
+    if kind is None:
+        return 0.0
+    start = datetime.strptime(name, _FORMATS[kind]).replace(tzinfo=UTC)
+    if kind == "month":
+        end = (start.replace(day=1) + timedelta(days=32)).replace(day=1)
+    else:
+        end = start + (timedelta(hours=1) if kind == "hour" else timedelta(days=1))
+    return end.timestamp()
