@@ -6,17 +6,29 @@ live account of a task is a Scope, made by `Budget.open()`.
 
 from __future__ import annotations
 
-import math
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from budgetguard.checks import (
+    as_choice,
+    as_estimator,
+    as_ladder,
+    as_money,
+    as_prices,
+    as_text,
+    check_count,
+    check_name,
+    check_part,
+    check_seconds,
+)
 from budgetguard.policy import AnyPolicy, check_policy, quiet_below
-from budgetguard.price import Amount, Price, price_of
+from budgetguard.price import Amount, Price
 from budgetguard.rules import DEFAULT_POLICY, Observe
-from budgetguard.spend import NANO, OUTPUT, REASONING, TOKENS, USD, Limits
+from budgetguard.spend import OUTPUT, REASONING, TOKENS, USD, Limits
+from budgetguard.stores.opening import check_url
+from budgetguard.stores.protocol import WINDOWS, Window
 
 if TYPE_CHECKING:
     from budgetguard.difficulty import Estimator
@@ -28,6 +40,9 @@ Stakes = Literal["low", "normal", "high"]
 
 Unpriced = Literal["refuse", "highest"]
 """What a usd limit does with a model that has no known price."""
+
+OnStoreFailure = Literal["refuse", "local"]
+"""What happens to calls while the store is out of reach."""
 
 _COUNTS = ("tokens", "input_tokens", "output_tokens", "reasoning_tokens", "turns")
 _PARTS = (
@@ -80,6 +95,16 @@ class Budget:
     """Seconds an admission may wait for calls in flight to settle; 0 refuses at once."""
     answer_tokens: int
     """Output tokens kept back for the last answer of an agent loop."""
+    window: Window | None
+    """The account starts anew every UTC `hour`, `day` or `month`, and is one for all tasks (of an
+    id, where they have one); `None`: never."""
+    tenant: str
+    """The partition of the store that the account lies in."""
+    store: str | None
+    """Where accounts are kept: `None`, the memory of this process; `sqlite:///file`, for the
+    processes of one machine; `redis://host`, for many machines."""
+    on_store_failure: OnStoreFailure
+    """While the store is out of reach calls are refused, or a part is allowed here (`local`)."""
     limits: Limits = field(init=False, repr=False, compare=False)
     """The limits, as one value."""
     held_limits: tuple[tuple[int, int], ...] = field(init=False, repr=False, compare=False)
@@ -118,30 +143,39 @@ class Budget:
         unpriced: Unpriced = "refuse",
         patience: float = 60.0,
         answer_tokens: int = 500,
+        window: Window | None = None,
+        tenant: str = "",
+        store: str | None = None,
+        on_store_failure: OnStoreFailure = "refuse",
     ) -> None:
         """Validate and normalise every parameter; each is documented at its field."""
         counts = (tokens, input_tokens, output_tokens, reasoning_tokens, turns)
-        _check_name(name)
+        check_name(name)
         self._set("name", name)
         for each, count in zip(_COUNTS, counts, strict=True):
-            _check_count(count, each)
+            check_count(count, each)
             self._set(each, count)
-        _check_count(answer_tokens, "answer_tokens")
+        check_count(answer_tokens, "answer_tokens")
         self._set("answer_tokens", answer_tokens)
-        self._set("usd", _money(usd))
-        _check_seconds(seconds, "seconds", least_is_open=True)
+        self._set("usd", as_money(usd))
+        check_seconds(seconds, "seconds", least_is_open=True)
         self._set("seconds", seconds)
-        _check_seconds(patience, "patience", least_is_open=False)
+        check_seconds(patience, "patience", least_is_open=False)
         self._set("patience", patience)
         for part, whole in _PARTS:
-            _check_part(getattr(self, part), getattr(self, whole), part, whole)
+            check_part(getattr(self, part), getattr(self, whole), part, whole)
         check_policy(policy)
         self._set("policy", policy)
-        self._set("ladder", _ladder(ladder))
-        self._set("stakes", _choice(stakes, "stakes", get_args(Stakes)))
-        self._set("unpriced", _choice(unpriced, "unpriced", get_args(Unpriced)))
-        self._set("estimator", _estimator(estimator))
-        self._set("prices", _prices(prices or {}))
+        self._set("ladder", as_ladder(ladder))
+        self._set("stakes", as_choice(stakes, "stakes", get_args(Stakes)))
+        self._set("unpriced", as_choice(unpriced, "unpriced", get_args(Unpriced)))
+        self._set("estimator", as_estimator(estimator))
+        self._set("window", as_choice(window, "window", (None, *WINDOWS)))
+        self._set("tenant", as_text(tenant, "tenant"))
+        self._set("store", None if store is None else check_url(store))
+        failure = as_choice(on_store_failure, "on_store_failure", get_args(OnStoreFailure))
+        self._set("on_store_failure", failure)
+        self._set("prices", as_prices(prices or {}))
         self._derive()
 
     def _derive(self) -> None:
@@ -197,97 +231,3 @@ class Budget:
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
-
-
-def _check_name(value: object) -> None:
-    if not isinstance(value, str) or not value:
-        msg = f"name must be a non-empty string, not {value!r}"
-        raise TypeError(msg)
-
-
-def _check_count(value: object, name: str) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        msg = f"{name} must be a whole number, not {value!r}"
-        raise TypeError(msg)
-    if value <= 0:
-        msg = f"{name} must be positive, not {value}; leave it out for no limit"
-        raise ValueError(msg)
-
-
-def _check_seconds(value: object, name: str, *, least_is_open: bool) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        msg = f"{name} must be a number of seconds, not {value!r}"
-        raise TypeError(msg)
-    if not math.isfinite(value) or value < 0 or (least_is_open and value == 0):
-        msg = f"{name} must be finite and positive, not {value!r}"
-        raise ValueError(msg)
-    if value > threading.TIMEOUT_MAX:
-        msg = f"{name} must be at most {threading.TIMEOUT_MAX:.0f} seconds, not {value!r}"
-        raise ValueError(msg)
-
-
-def _money(value: object) -> Decimal | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
-        msg = f"usd must be an int, str or Decimal, not {value!r}"
-        raise TypeError(msg)
-    try:
-        amount = Decimal(str(value))
-    except InvalidOperation:
-        msg = f"usd must be a number of dollars, not {value!r}"
-        raise ValueError(msg) from None
-    if not amount.is_finite() or amount * NANO < 1:
-        msg = f"usd must be finite and at least one nano-dollar, not {value!r}"
-        raise ValueError(msg)
-    return amount
-
-
-def _check_part(part: int | None, whole: int | None, part_name: str, whole_name: str) -> None:
-    if part is not None and whole is not None and part > whole:
-        msg = f"{part_name}={part} can never bind under {whole_name}={whole}: lower or drop it"
-        raise ValueError(msg)
-
-
-def _choice(value: object, name: str, choices: Sequence[str]) -> object:
-    if value not in choices:
-        msg = f"{name} must be one of {', '.join(choices)}, not {value!r}"
-        raise ValueError(msg)
-    return value
-
-
-def _estimator(value: object) -> object:
-    if value is not None and not callable(value):
-        msg = f"estimator must be a callable Task -> float | Difficulty, not {value!r}"
-        raise TypeError(msg)
-    return value
-
-
-def _ladder(value: object) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        msg = f"ladder must be a list of model names, cheapest last, not {value!r}"
-        raise TypeError(msg)
-    rungs = tuple(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    for rung in rungs:  # pyright: ignore[reportUnknownVariableType]
-        if not isinstance(rung, str) or not rung:
-            msg = f"ladder must hold model names, not {rung!r}"
-            raise TypeError(msg)
-    return rungs  # pyright: ignore[reportUnknownVariableType]
-
-
-def _prices(value: object) -> dict[str, Price]:
-    if not isinstance(value, Mapping):
-        msg = f"prices must map model names to prices, not {value!r}"
-        raise TypeError(msg)
-    prices: dict[str, Price] = {}
-    for model, price in value.items():  # pyright: ignore[reportUnknownVariableType]
-        try:
-            prices[str(model)] = price_of(price)  # pyright: ignore[reportUnknownArgumentType]
-        except (TypeError, ValueError) as error:
-            msg = f"prices[{model!r}]: {error}"
-            raise type(error)(msg) from None
-    return prices

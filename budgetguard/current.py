@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from contextvars import ContextVar
@@ -36,6 +37,15 @@ def current_scope() -> Scope | None:
     while scope is not None and scope.standing.closed:  # left open in a context nobody returned to
         scope = scope.parent
     return scope
+
+
+def runs_an_event_loop() -> bool:
+    """Whether this thread runs an event loop, which a waiting thread would stop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def set_current(scope: Scope) -> Token[Scope | None]:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 _log = logging.getLogger("budgetguard")
 
-Decision = Literal["downgrade", "effort", "clamp", "finish", "stop", "refuse"]
+Decision = Literal["downgrade", "effort", "clamp", "finish", "stop", "refuse", "extend"]
 """What was decided about a call."""
 
 
@@ -65,7 +65,7 @@ class Decided(Event):
 
     decision: Decision
     reason: str
-    """Name of a meter, `difficulty` or `policy`."""
+    """Name of a meter, `difficulty`, `policy`, `manual` or `store`."""
     asked: str | None
     """What the caller asked for."""
     used: str | None
@@ -102,6 +102,13 @@ class Released(Event):
 
     call_id: str
     model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Late(Event):
+    """A store got a settlement after the lease of its hold had run out: charged all the same."""
+
+    hold: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ no room for the moment.
 One admission, step by step: `Scope.admit` -> `attempt` here -> `ask` each policy (asking, policy,
 rules, state) -> `choose` a model and its price (ladder, pricing) -> `demand_of` the call
 (admission) -> `decide` by the accounts (admission, loops, stores) -> hold and latch
-(`_Case.commit`, standing) -> tell (notices, events) -> a Ticket; or wait (waiting), or end (ending,
+(`Case.decide`, standing) -> tell (notices, events) -> a Ticket; or wait (waiting), or end (ending,
 errors).
 """
 
@@ -62,50 +62,32 @@ def attempt(
         UnpricedModelError: If a usd limit answers and the model has no price.
         ScopeClosed: If the scope, or one above it, is closed.
     """
+    check_call(call)
+    if not scope.lineage.billed:
+        return Ticket.free(scope, call)
+    case = Case(scope, call)
+    return case.concluded(case.decide(owner, waiter))
+
+
+def check_call(call: Call) -> None:
+    """Raise `ValueError` for a call that cannot be."""
     if call.input_tokens < 0 or call.n < 1:
         msg = f"a call cannot have {call.input_tokens} input tokens and {call.n} completions"
         raise ValueError(msg)
-    if not scope.lineage.billed:
-        return Ticket.free(scope, call)
-    case = _Case(scope, call)
-    ticket: Ticket | None = None
-    with STORE.lock:
-        scope.check_open()
-        case.loop = scope.loops.at(call.loop, scope) if call.loop else None
-        outright = case.outright()
-        verdict = outright or case.decide()
-        if isinstance(verdict, Grant):
-            short = case.must_wait(verdict, waiter, owner) if outright is None else None
-            if short is not None:
-                if waiter is not None:
-                    waiter.join(short.scope.account)
-                return short
-            ticket = case.commit(verdict, owner)
-        elif scope.standing.latched is None:
-            scope.standing.latched = verdict.short, verdict.end
-    if isinstance(verdict, Ended):
-        raise notices.refusal(scope, call, verdict.short, verdict.end)
-    assert ticket is not None  # noqa: S101 -- a Grant was committed
-    try:
-        notices.admitted(ticket, verdict, case.plan)
-        for each in scope.lineage.observers:
-            observe_call(each, call, case.loop, case.choice)
-    except BaseException:  # an interrupt: nobody will ever have this ticket
-        ticket.release()
-        raise
-    return ticket
 
 
-class _Case:
+class Case:
     """One call to be decided, and everything that is known about it."""
 
-    __slots__ = ("call", "choice", "loop", "plan", "plans", "scope")
+    __slots__ = ("_before", "call", "choice", "loop", "plan", "plans", "scope", "ticket")
 
     def __init__(self, scope: Scope, call: Call) -> None:
         """Ask every policy of the lineage; no lock is held."""
         self.scope = scope
         self.call = call
         self.loop: Loop | None = None
+        self.ticket: Ticket | None = None
+        """What came of it, if it was granted."""
         self.plans = [ask(each, call) for each in scope.lineage.answering]
         plan = EMPTY
         for each in self.plans:
@@ -114,7 +96,59 @@ class _Case:
         self.plan = plan
         self.choice = choose(scope, call, plan)
 
-    def outright(self) -> Grant | None:
+    def decide(
+        self, owner: object, waiter: Waiter | None, *, firmly: bool = True
+    ) -> Grant | Short | Ended:
+        """Decide by the accounts, and hold what is granted, in one step under the lock.
+
+        Args:
+            owner: The thread or task that calls.
+            waiter: Who queues up if there is no room for the moment.
+            firmly: Whether a refusal counts; else nothing is latched, and nobody queues.
+        """
+        scope, call = self.scope, self.call
+        with STORE.lock:
+            scope.check_open()
+            if scope.lineage.renewed:
+                for account in scope.lineage.accounts:
+                    account.renew()
+            self.loop = scope.loops.at(call.loop, scope) if call.loop else None
+            outright = self._outright()
+            verdict = outright or self._considered()
+            if isinstance(verdict, Grant):
+                short = self._must_wait(verdict, waiter, owner) if outright is None else None
+                if short is None:
+                    self.ticket = self._commit(verdict, owner)
+                    return verdict
+                verdict = short
+            if firmly and isinstance(verdict, Ended):
+                scope.standing.latch(verdict.short, verdict.end)
+            elif firmly and waiter is not None:
+                waiter.join(verdict.scope.account)  # type: ignore[union-attr]
+        return verdict
+
+    def concluded(self, verdict: Grant | Short | Ended) -> Ticket | Short:
+        """Tell what was decided.
+
+        Raises:
+            BudgetExceeded: If the call is refused.
+        """
+        if isinstance(verdict, Short):
+            return verdict
+        if isinstance(verdict, Ended):
+            raise notices.refusal(self.scope, self.call, verdict.short, verdict.end)
+        ticket = self.ticket
+        assert ticket is not None  # noqa: S101 -- a Grant was committed
+        try:
+            notices.admitted(ticket, verdict, self.plan)
+            for each in self.scope.lineage.observers:
+                observe_call(each, self.call, self.loop, self.choice)
+        except BaseException:  # an interrupt: nobody will ever have this ticket
+            ticket.release()
+            raise
+        return ticket
+
+    def _outright(self) -> Grant | None:
         """The short way for what nearly every call is: nothing planned, nothing near a limit."""
         scope = self.scope
         if self.plan is not EMPTY or scope.standing.latched is not None:
@@ -124,9 +158,11 @@ class _Case:
         demand = demand_of(self.choice.call, EMPTY, self.loop, self.choice)
         return fits_outright(demand, scope.lineage.answering)
 
-    def decide(self) -> Grant | Ended:
+    def _considered(self) -> Grant | Ended:
         """Grant the call by what is settled, as an ordinary or as a last one, or end the budget."""
-        scope, loop, latched = self.scope, self.loop, self.scope.standing.latched
+        scope, loop, standing = self.scope, self.loop, self.scope.standing
+        standing.unlatch_in_new_window()
+        latched = standing.latched
         if latched is not None and not self._is_owed_its_last():
             return Ended(latched[0], self._end_in(latched[0].scope, latched[1]))
         if loop is not None and loop.granted:
@@ -175,7 +211,7 @@ class _Case:
             return "stop"
         return end
 
-    def must_wait(self, grant: Grant, waiter: Waiter | None, owner: object) -> Short | None:
+    def _must_wait(self, grant: Grant, waiter: Waiter | None, owner: object) -> Short | None:
         """The outermost scope where others wait already, or where calls in flight hold the room.
 
         Who holds a ticket passes the queue, because those in it may be waiting for him.
@@ -189,7 +225,7 @@ class _Case:
                 return fullest(each)
         return None
 
-    def commit(self, grant: Grant, owner: object) -> Ticket:
+    def _commit(self, grant: Grant, owner: object) -> Ticket:
         """Hold what was granted on the whole lineage, and latch what was decided."""
         scope, plan, rung = self.scope, self.plan, self.choice.rung
         for account in scope.lineage.accounts:
@@ -212,13 +248,27 @@ class _Case:
         loop = self.loop
         if loop is None:
             return
+        self._before = [(each, each.reserves.get(loop.id)) for each, _ in grant.reserves]
         if grant.final:
             loop.grant()
-            if self.scope.standing.latched is None:
-                self.scope.standing.latched = fullest(self.scope), self.scope.end
-                self.scope.standing.latched_by = loop
+            self.scope.standing.latch(fullest(self.scope), self.scope.end, loop)
         for account, reserve in grant.reserves:
             loop.keep(account, reserve)
+
+    def undo(self, grant: Grant) -> None:
+        """Forget what was held: a store had no room for it."""
+        ticket, loop = self.ticket, self.loop
+        assert ticket is not None  # noqa: S101 -- a Grant was committed
+        with STORE.lock:
+            self.ticket = None
+            ticket.forget()
+            for each in self.scope.lineage.answering:
+                each.standing.calls -= 1
+            if loop is not None and grant.final:
+                self.scope.take_back_last_call(loop)
+            elif loop is not None:
+                for account, reserve in self._before:
+                    loop.keep_as_before(account, reserve)
 
 
 def _past_deadline(scope: Scope) -> Short | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from budgetguard.groups import Group, groups_of
 from budgetguard.mode import forced_mode
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ class Lineage(NamedTuple):
     """Whether some answering scope limits seconds."""
     has_prices: bool = False
     """Whether some scope names prices of its own."""
+    renewed: bool = False
+    """Whether some account starts anew every hour, day or month."""
+    shared: tuple[Group, ...] = ()
+    """The scopes whose accounts a store keeps, by store."""
 
 
 def lineage_of(scope: Scope, *, shield: bool) -> Lineage:
@@ -59,6 +64,8 @@ def lineage_of(scope: Scope, *, shield: bool) -> Lineage:
         sends_cap=any(each.budget.limits_output for each in answering),
         has_deadline=any(each.budget.seconds is not None for each in answering),
         has_prices=any(each.budget.prices for each in billed),
+        renewed=any(each.budget.window is not None for each in billed),
+        shared=groups_of(billed),
     )
 
 
@@ -66,10 +73,12 @@ def _root(scope: Scope) -> Lineage:
     budget, alone = scope.budget, (scope,)
     if _observes(scope):
         nobody = Lineage(alone, (), alone, (scope.account,), sends_cap=False, has_deadline=False)
-        return nobody._replace(has_prices=bool(budget.prices))
+        renewed, shared = budget.window is not None, groups_of(alone)
+        return nobody._replace(has_prices=bool(budget.prices), renewed=renewed, shared=shared)
     return Lineage(
         alone, alone, (), (scope.account,), budget.limits_output,
-        budget.seconds is not None, bool(budget.prices),
+        budget.seconds is not None, bool(budget.prices), budget.window is not None,
+        () if budget.store is None else groups_of(alone),
     )  # fmt: skip
 
 

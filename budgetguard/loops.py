@@ -53,6 +53,15 @@ class Loop:
             self._kept_in.append(account)
         account.reserves[self.id] = reserve
 
+    def keep_as_before(self, account: Account, reserve: Vector | None) -> None:
+        """Undo `keep`; `None`: nothing was kept there."""
+        if reserve is not None:
+            account.reserves[self.id] = reserve
+            return
+        account.reserves.pop(self.id, None)
+        if account in self._kept_in:
+            self._kept_in.remove(account)
+
     def grant(self) -> None:
         """Its last call is made now, from what was kept back for it."""
         self._used = [(account, account.reserves[self.id]) for account in self._kept_in]
@@ -66,12 +75,13 @@ class Loop:
             self.keep(account, reserve)
         self._used = []
 
-    def drop(self) -> None:
-        """Keep nothing back any more."""
-        for account in self._kept_in:
+    def drop(self) -> list[Account]:
+        """Keep nothing back any more; returns the accounts where something was kept."""
+        kept_in, self._kept_in = self._kept_in, []
+        for account in kept_in:
             account.reserves.pop(self.id, None)
             account.wake()
-        self._kept_in.clear()
+        return kept_in
 
     def learn(self, input_tokens: int, output_tokens: int) -> None:
         """Note what a settled call used."""
@@ -96,16 +106,14 @@ class Loops:
             loop = self._loops[path[-1]] = Loop(path, scope)
         return loop
 
-    def forget(self, id: Hashable) -> None:
-        """Give back what a loop kept for its last call."""
+    def forget(self, id: Hashable) -> list[Account]:
+        """Give back what a loop kept for its last call; returns the accounts it was kept in."""
         loop = self._loops.pop(id, None)
-        if loop is not None:
-            loop.drop()
+        return [] if loop is None else loop.drop()
 
-    def forget_all_of(self, scope: Scope) -> None:
-        """Forget every loop of a scope."""
-        for loop in [each for each in self._loops.values() if each.scope is scope]:
-            self.forget(loop.id)
+    def of(self, scope: Scope) -> list[Loop]:
+        """The loops of one scope."""
+        return [each for each in self._loops.values() if each.scope is scope]
 
     def __contains__(self, id: object) -> bool:
         return id in self._loops

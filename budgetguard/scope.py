@@ -25,9 +25,10 @@ from budgetguard.loops import Loop, Loops
 from budgetguard.reading import Reading
 from budgetguard.spend import USD, ZERO, Limits, Vector, plus, usd
 from budgetguard.standing import Standing
+from budgetguard.stores.accounts import account_of
 from budgetguard.stores.memory import STORE
 from budgetguard.ticket import Ticket
-from budgetguard.waiting import TaskWaiter, ThreadWaiter, Waiter, admission, would_block_the_loop
+from budgetguard.waiting import TaskWaiter, ThreadWaiter, Waiter, admission
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Hashable
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
     from budgetguard.call import Call
     from budgetguard.counting import Conversation
     from budgetguard.plan import End
+    from budgetguard.stores.link import Ask
+    from budgetguard.stores.memory import Account
+    from budgetguard.stores.protocol import Reply
+    from budgetguard.waiting import Steps
 
 
 class Scope(Reading):
@@ -69,12 +74,12 @@ class Scope(Reading):
         """The specification."""
         self.parent = parent
         """The scope around this one."""
-        self.has_id = id is not None
+        self.has_id = id is not None or budget.window is not None or budget.store is not None
         self.id = secrets.token_hex(8) if id is None else id
         """Identifies the account in events and errors."""
         self.path = budget.name if parent is None else f"{parent.path}/{budget.name}"
         """Names of the budgets from the root to here, joined by `/`."""
-        self.account = STORE.account(budget.name, id)
+        self.account = account_of(budget, id, self.id)
         self.standing = Standing()
         self.loops = Loops() if parent is None else parent.loops
         self.conversation: Conversation[Any] | None = None
@@ -126,14 +131,21 @@ class Scope(Reading):
         for each in self.lineage.billed:
             if each.estimation.pending:
                 each.estimation.run()
-        verdict = attempt(self, call, threading.get_ident())
-        if isinstance(verdict, Ticket):
-            return verdict
-        if would_block_the_loop():
-            raise self.busy(
-                verdict, "waiting would block the event loop of this thread: use ainvoke"
-            )
+        if not self.lineage.shared:
+            verdict = attempt(self, call, threading.get_ident())
+            if isinstance(verdict, Ticket):
+                return verdict
         waiter = ThreadWaiter()
+        return waiter.run(self._steps(call, waiter))
+
+    def admit_now(self, call: Call, why: str) -> Ticket:
+        """Admit a model call as `admit` does, but refuse it where it would have to wait.
+
+        Args:
+            call: What is known of it.
+            why: Why it cannot wait, in words.
+        """
+        waiter = ThreadWaiter(why)
         return waiter.run(self._steps(call, waiter))
 
     async def aadmit(self, call: Call) -> Ticket:
@@ -147,20 +159,28 @@ class Scope(Reading):
         for each in self.lineage.billed:
             if each.estimation.pending:
                 await each.estimation.arun()
-        verdict = attempt(self, call, asyncio.current_task())
-        if isinstance(verdict, Ticket):
-            return verdict
+        if not self.lineage.shared:
+            verdict = attempt(self, call, asyncio.current_task())
+            if isinstance(verdict, Ticket):
+                return verdict
         waiter = TaskWaiter()
         return await waiter.run(self._steps(call, waiter))
 
-    def _steps(self, call: Call, waiter: Waiter) -> Generator[float, None, Ticket]:
+    def _steps(self, call: Call, waiter: Waiter) -> Steps:
         return admission(
-            lambda waiter: attempt(self, call, waiter.owner, waiter),
+            lambda waiter: self._attempt(call, waiter),
             waiter,
             patience_s=min((each.budget.patience for each in self.lineage.answering), default=0.0),
             until=min((each.deadline for each in self.lineage.answering), default=float("inf")),
             busy=self.busy,
         )
+
+    def _attempt(self, call: Call, waiter: Waiter) -> Generator[Ask, Reply, Ticket | Short]:
+        if self.lineage.shared:
+            from budgetguard.fleet import attempt_shared  # noqa: PLC0415 -- only with a store
+
+            return (yield from attempt_shared(self, call, waiter.owner, waiter))
+        return attempt(self, call, waiter.owner, waiter)
 
     def busy(self, short: Short, reason: str) -> Exception:
         """The error for a call that cannot wait for the room it lacks."""
@@ -196,7 +216,8 @@ class Scope(Reading):
             STORE.lock.postpone(partial(self.end_loop, id))
             return
         with STORE.lock:
-            self.loops.forget(id)
+            kept_in = self.loops.forget(id)
+        _tell_stores(id, kept_in)
 
     def take_back_last_call(self, loop: Loop | None) -> None:
         """Undo the grant of a last call that was never sent; call under the store's lock."""
@@ -204,7 +225,7 @@ class Scope(Reading):
             return
         loop.take_back()
         if self.standing.latched_by is loop:
-            self.standing.latched = self.standing.latched_by = None
+            self.standing.unlatch()
             self.standing.finished = False
 
     def add_own(self, used: Vector) -> None:
@@ -223,9 +244,11 @@ class Scope(Reading):
             self.standing.closed = True
             self.standing.error = self.standing.error or error
             self._closed_at = time.monotonic()
-            self.loops.forget_all_of(self)
+            loops = [(each.id, self.loops.forget(each.id)) for each in self.loops.of(self)]
             for account in self.lineage.accounts:
                 account.wake()
+        for id, kept_in in loops:
+            _tell_stores(id, kept_in)
         if events.listening():
             events.emit(
                 events.Closed(
@@ -273,3 +296,11 @@ class Scope(Reading):
 
     def __repr__(self) -> str:
         return f"<Scope {self.path!r} {self.outcome or 'open'}>"
+
+
+def _tell_stores(loop: Hashable, kept_in: list[Account]) -> None:
+    """Say that an agent loop keeps nothing back any more, where a store keeps the account."""
+    if any(each.shared for each in kept_in):
+        from budgetguard.fleet import drop_reserves  # noqa: PLC0415 -- only with a store
+
+        drop_reserves(loop, kept_in)

@@ -35,7 +35,8 @@ class Standing:
 
     __slots__ = (
         "calls", "closed", "degraded", "effort", "error", "exceeded", "finished",
-        "latched", "latched_by", "lowered", "rung", "stopped", "told_effort", "told_rung",
+        "latched", "latched_by", "latched_in", "lowered", "rung",
+        "stopped", "told_effort", "told_rung",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -53,6 +54,8 @@ class Standing:
         """The ending that was delivered; every later admission is refused alike."""
         self.latched_by: Loop | None = None
         """The loop whose last call was that ending; `None` if it was a refusal or a stop."""
+        self.latched_in = ""
+        """The window of the account that was short then; in another, the latch is off."""
         self.exceeded: BudgetExceeded | None = None
         self.error = False
         self.stopped = False
@@ -71,6 +74,21 @@ class Standing:
         if self.finished:
             return "finished"
         return "degraded" if self.degraded else "completed"
+
+    def latch(self, short: Short, end: End, by: Loop | None = None) -> None:
+        """Note that the ending was delivered, the first time."""
+        if self.latched is None:
+            self.latched, self.latched_by = (short, end), by
+            self.latched_in = short.scope.account.window
+
+    def unlatch(self) -> None:
+        """Take calls again."""
+        self.latched = self.latched_by = None
+
+    def unlatch_in_new_window(self) -> None:
+        """Take calls again if the account that was short has started anew since."""
+        if self.latched is not None and self.latched[0].scope.account.window != self.latched_in:
+            self.unlatch()
 
     def admit(self, effort: Effort | None, rung: int) -> None:
         """Count an admitted call, and keep the effort and the rung it was planned with."""

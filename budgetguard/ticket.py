@@ -9,16 +9,20 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from budgetguard import events
+from budgetguard.current import runs_an_event_loop
 from budgetguard.plan import EMPTY
 from budgetguard.spend import INPUT, OUTPUT, TOKENS, ZERO, Usage, Vector, usd
 from budgetguard.stores.memory import STORE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from budgetguard.call import Call
     from budgetguard.loops import Loop
     from budgetguard.plan import Plan
     from budgetguard.pricing import Rates
     from budgetguard.scope import Scope
+    from budgetguard.stores.held import Held
     from budgetguard.stores.memory import Account
 
 
@@ -26,8 +30,8 @@ class Ticket:
     """The right to make one model call, as its Plan says."""
 
     __slots__ = (
-        "_loop", "_number", "_open", "_rates", "accounts", "call",
-        "model", "need", "owner", "plan", "scope",
+        "_loop", "_number", "_open", "_rates", "_windows", "accounts", "call",
+        "held", "model", "need", "owner", "plan", "scope",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913, PLR0917 -- everything that was decided; by place, for speed
@@ -56,6 +60,9 @@ class Ticket:
         self._rates = rates
         self._loop = loop
         self._open = True
+        self._windows = tuple(each.window for each in accounts) if scope.lineage.renewed else None
+        self.held: Held | None = None
+        """What stores hold for it."""
 
     @classmethod
     def free(cls, scope: Scope, call: Call) -> Ticket:
@@ -97,7 +104,7 @@ class Ticket:
                 return
             self._open = False
             STORE.in_flight.discard(self)
-            for account in self.accounts:
+            for account in self._billed():
                 account.settle(self.need, used)
                 if account.waiters:
                     account.wake()
@@ -106,6 +113,8 @@ class Ticket:
                 self._loop.learn(usage.input_tokens, usage.output_tokens)
                 if ends_loop:
                     self.scope.loops.forget(self._loop.id)
+        if self.held is not None:
+            self.held.settle(used, ends_loop=ends_loop, now=not runs_an_event_loop())
         if events.listening():
             self._tell_settled(usage, nano)
 
@@ -140,12 +149,15 @@ class Ticket:
                 return
             self._open = False
             STORE.in_flight.discard(self)
-            for account in self.accounts:
+            for account in self._billed():
                 account.release(self.need)
                 if account.waiters:
                     account.wake()
             if self.plan.final:
                 self.scope.take_back_last_call(self._loop)
+        if self.held is not None:
+            loop = None if self._loop is None else self._loop.id
+            self.held.release(loop, restores=self.plan.final, now=not runs_an_event_loop())
         if events.listening():
             scope = self.scope
             events.emit(
@@ -153,6 +165,29 @@ class Ticket:
                     path=scope.path, scope_id=scope.id, call_id=self.call_id, model=self.model
                 )
             )
+
+    def forget(self) -> None:
+        """Undo the admission: it did not come about; call under the store's lock."""
+        self._open = False
+        STORE.in_flight.discard(self)
+        for account in self._billed():
+            account.unhold(self.need)
+            account.wake()
+
+    async def delivered(self) -> None:
+        """Wait until the stores know how it ended, or are known to be out of reach.
+
+        Only for code on an event loop; elsewhere settling waits by itself.
+        """
+        if self.held is not None:
+            await self.held.delivered()
+
+    def _billed(self) -> Sequence[Account]:
+        """The accounts that still count the window it was admitted in."""
+        if self._windows is None:
+            return self.accounts
+        windows = zip(self.accounts, self._windows, strict=True)
+        return [account for account, window in windows if account.window == window]
 
     def _charge(self, usage: Usage) -> int:
         if self._rates is None or not usage.tokens:

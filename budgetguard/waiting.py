@@ -14,23 +14,28 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from budgetguard.current import runs_an_event_loop
+from budgetguard.errors import StoreUnavailableError
 from budgetguard.stores.memory import STORE
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from budgetguard.admission import Short
+    from budgetguard.stores.link import Ask
     from budgetguard.stores.memory import Account
+    from budgetguard.stores.protocol import Reply
     from budgetguard.ticket import Ticket
 
-    Steps = Generator[float, None, Ticket]
+    Steps = Generator[float | Ask, Reply | None, Ticket]
+    """Says how many seconds to wait, or what to ask of a store, until it returns a Ticket."""
 
 
 class Attempt(Protocol):
-    """Decides an admission now; queues the waiter, under the store's lock, if it must wait."""
+    """Decides an admission now; queues the waiter, under the ledger's lock, if it must wait."""
 
-    def __call__(self, waiter: Waiter) -> Ticket | Short:
-        """A Ticket, or the scope that lacks room for the moment."""
+    def __call__(self, waiter: Waiter) -> Generator[Ask, Reply, Ticket | Short]:
+        """A Ticket, or the scope that lacks room for the moment; yields what to ask of stores."""
         ...
 
 
@@ -48,6 +53,8 @@ class Waiter:
     def __init__(self, owner: object) -> None:
         self.owner = owner
         """The thread id or asyncio task that waits."""
+        self.cannot_wait = ""
+        """Why it must not wait, in words; empty if it may."""
         self.give_up = float("inf")
         """Monotonic time at which its patience ends."""
         self._queue: Account | None = None
@@ -83,9 +90,12 @@ class Waiter:
 class ThreadWaiter(Waiter):
     """A thread that waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, cannot_wait: str = "") -> None:
         super().__init__(threading.get_ident())
         self._event = threading.Event()
+        self.cannot_wait = cannot_wait
+        if not cannot_wait and runs_an_event_loop():
+            self.cannot_wait = "waiting would block the event loop of this thread: use ainvoke"
 
     def wake(self) -> bool:
         """Wake the thread."""
@@ -100,12 +110,22 @@ class ThreadWaiter(Waiter):
         """Drive an admission in this thread."""
         with contextlib.closing(steps):
             try:
-                wait_s = next(steps)
+                step = next(steps)
                 while True:
-                    self._event.wait(wait_s)
-                    wait_s = steps.send(None)
+                    try:
+                        reply = self._after(step)
+                    except StoreUnavailableError as error:
+                        step = steps.throw(error)
+                    else:
+                        step = steps.send(reply)
             except StopIteration as done:
                 return done.value
+
+    def _after(self, step: float | Ask) -> Reply | None:
+        if not isinstance(step, float):
+            return step.link.run(step.command)
+        self._event.wait(step)
+        return None
 
 
 class TaskWaiter(Waiter):
@@ -132,20 +152,31 @@ class TaskWaiter(Waiter):
         """Drive an admission in this task."""
         with contextlib.closing(steps):
             try:
-                wait_s = next(steps)
+                step = next(steps)
                 while True:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(wait_s):
-                            await self._event.wait()
-                    wait_s = steps.send(None)
+                    try:
+                        reply = await self._after(step)
+                    except StoreUnavailableError as error:
+                        step = steps.throw(error)
+                    else:
+                        step = steps.send(reply)
             except StopIteration as done:
                 return done.value
+
+    async def _after(self, step: float | Ask) -> Reply | None:
+        if not isinstance(step, float):
+            link, command = step
+            return await self._loop.run_in_executor(link.threads, link.run, command)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(step):
+                await self._event.wait()
+        return None
 
 
 def admission(
     attempt: Attempt, waiter: Waiter, *, patience_s: float, until: float, busy: Busy
 ) -> Steps:
-    """Yield how many seconds to wait at most until the next attempt; return the Ticket.
+    """Yield what to ask of a store, or how many seconds to wait at most; return the Ticket.
 
     Args:
         attempt: Decides anew.
@@ -161,15 +192,17 @@ def admission(
     waiter.give_up = give_up = time.monotonic() + patience_s
     try:
         while True:
-            verdict = attempt(waiter)
+            verdict = yield from attempt(waiter)
             if not isinstance(verdict, tuple):
                 return verdict
+            if waiter.cannot_wait:
+                raise busy(verdict, waiter.cannot_wait)
             if held_by(waiter.owner, verdict):
                 raise busy(verdict, "this task itself holds it: end its stream first")
             left = min(give_up, until) - time.monotonic()
             if give_up <= time.monotonic():
                 raise busy(verdict, f"patience of {patience_s:g} s ran out")
-            yield max(left, 0.0)
+            yield min(max(left, 0.0), verdict.scope.account.look_again_s(waiter))
     finally:
         _leave(waiter)
 
@@ -195,12 +228,3 @@ def held_by(owner: object, short: Short) -> bool:
         if not own or limit is None:
             return False
         return needed > limit - scope.account.settled[meter] - own
-
-
-def would_block_the_loop() -> bool:
-    """Whether this thread runs an event loop, which a waiting thread would stop."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -9,13 +9,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from budgetguard.spend import ZERO, Vector, exceeds, excess, minus, plus
+from budgetguard.stores.windows import window_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
+    from budgetguard.stores.protocol import Window
     from budgetguard.ticket import Ticket
     from budgetguard.waiting import Waiter
 
@@ -30,14 +32,25 @@ class Account:
     """What one budget has spent and holds; shared by every handle that names the same id."""
 
     __slots__ = (
-        "admitted", "held", "last_used", "overshoot", "released",
-        "reserves", "settled", "settlements", "waiters",
+        "admitted", "elsewhere", "extra", "held", "last_used", "overshoot", "released",
+        "renewed", "reserves", "settled", "settlements", "waiters", "window",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    shared: ClassVar[bool] = False
+    """Whether a store keeps it."""
+
+    def __init__(self, renewed: Window | None = None) -> None:
+        self.renewed: Window | None = renewed
+        """How often it starts anew; `None`: never."""
+        self.window = window_at(renewed, time.time())
+        """The UTC hour, day or month that is counted; empty if it never starts anew."""
         self.settled = ZERO
         self.held = ZERO
         self.overshoot = ZERO
+        self.extra = ZERO
+        """By how much the limits were extended."""
+        self.elsewhere = ZERO
+        """What agent loops of other processes keep back for their last calls."""
         self.reserves: dict[Hashable, Vector] = {}
         """What each agent loop keeps back for its last call, by loop id."""
         self.waiters: deque[Waiter] | None = None
@@ -60,6 +73,11 @@ class Account:
             self.overshoot = plus(self.overshoot, excess(used, need))
         self.settlements += 1
 
+    def unhold(self, need: Vector) -> None:
+        """Forget a hold that did not come about, because another account had no room."""
+        self.held = minus(self.held, need)
+        self.admitted -= 1
+
     def release(self, need: Vector) -> None:
         """Give a hold back."""
         self.held = minus(self.held, need)
@@ -67,16 +85,36 @@ class Account:
 
     def reserved_for_others(self, loop: Hashable) -> Vector:
         """What every agent loop but this one keeps back for its last call."""
-        total = ZERO
+        total = self.elsewhere
         for owner, reserve in self.reserves.items():
             if owner != loop:
                 total = plus(total, reserve)
         return total
 
+    def renew(self) -> None:
+        """Start anew if the window is over; what was held in it stays there."""
+        if self.renewed is None:
+            return
+        window = window_at(self.renewed, time.time())
+        if window != self.window:
+            self.start(window)
+
+    def start(self, window: str) -> None:
+        """Count a new window from nothing."""
+        self.window = window
+        self.settled = self.held = self.overshoot = self.extra = self.elsewhere = ZERO
+        self.reserves = {}
+        self.admitted = self.settlements = self.released = 0
+        self.wake()
+
     def wake(self) -> None:
         """Let the longest waiting admission decide anew."""
         while self.waiters and not self.waiters[0].wake():
             self.waiters.popleft()
+
+    def look_again_s(self, waiter: Waiter) -> float:  # noqa: ARG002 -- a shared account needs it
+        """Seconds after which somebody who waits should look by himself, as nobody may wake him."""
+        return float("inf")
 
     def first_in_line(self) -> Waiter | None:
         """Who waits longest; one that is past its patience stands in nobody's way."""
@@ -142,7 +180,7 @@ class MemoryStore:
         self.lock = LedgerLock()
         """Protects every account, loop, latch and queue. No user code runs under it."""
         self.in_flight: set[Ticket] = set()
-        self._accounts: dict[tuple[str, str], Account] = {}
+        self._accounts: dict[tuple[str, str, str, Window | None], Account] = {}
         self._swept = time.monotonic()
 
     def forget_everything(self) -> None:
@@ -155,25 +193,38 @@ class MemoryStore:
         """Whether a thread or task holds a ticket on that account."""
         return any(each.owner == owner and account in each.accounts for each in self.in_flight)
 
-    def account(self, budget: str, id: str | None) -> Account:
-        """A new account, or the one of that id; accounts long out of use are forgotten."""
-        if id is None:
+    def account(
+        self, tenant: str, budget: str, id: str | None, renewed: Window | None = None
+    ) -> Account:
+        """A new account, or the one of that id; accounts long out of use are forgotten.
+
+        One that is renewed and has no id is the one account of its budget.
+        """
+        if id is None and renewed is None:
             return Account()
         now = time.monotonic()
+        key = tenant, budget, id or "", renewed
         with self.lock:
             if now - self._swept > SWEEP_S:
                 self._forget(now - KEPT_S)
                 self._swept = now
-            account = self._accounts.get((budget, id))
-            if account is None or account.last_used < now - KEPT_S:
-                account = self._accounts[budget, id] = Account()
+            account = self._accounts.get(key)
+            if account is None or _is_old(account, now - KEPT_S):
+                account = self._accounts[key] = Account(renewed)
             account.last_used = now
         return account
 
     def _forget(self, before: float) -> None:
         """Drop what was not used since `before`."""
-        for key in [k for k, v in self._accounts.items() if v.last_used < before]:
+        for key in [k for k, v in self._accounts.items() if _is_old(v, before)]:
             del self._accounts[key]
+
+
+def _is_old(account: Account, before: float) -> bool:
+    """Whether it was not used since `before` and starts anew anyway when it is used again."""
+    if account.last_used >= before:
+        return False
+    return account.renewed is None or account.window != window_at(account.renewed, time.time())
 
 
 STORE: Final = MemoryStore()

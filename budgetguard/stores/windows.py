@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from budgetguard.stores.protocol import Window
 
-_FORMATS: Final[dict[str, str]] = {"hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}
-_LENGTHS: Final[dict[int, str]] = {13: "hour", 10: "day", 7: "month"}
+_FORMATS: Final[dict[Window, str]] = {"hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}
+_LENGTHS: Final[dict[int, Window]] = {13: "hour", 10: "day", 7: "month"}
 
 
 def window_at(kind: Window | None, unix_s: float) -> str:
@@ -17,6 +17,11 @@ def window_at(kind: Window | None, unix_s: float) -> str:
     if kind is None:
         return ""
     return datetime.fromtimestamp(unix_s, UTC).strftime(_FORMATS[kind])
+
+
+def kind_of(name: str) -> Window | None:
+    """How long the window of that name is; `None` for the empty name."""
+    return _LENGTHS.get(len(name))
 
 
 def window_like(name: str, unix_s: float) -> str:

@@ -6,11 +6,9 @@ and it sees the answer. A callback must not wait, so a call that would have to i
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from budgetguard import BudgetGuardError, Call, Scope, Ticket, Usage
-from budgetguard.gate import attempt
 from budgetguard.mode import forced_mode
 from budgetguard.tally import tally
 from budgetguard_langchain import runs
@@ -94,10 +92,7 @@ def _admit(scope: Scope, prompts: list[str], kwargs: dict[str, Any]) -> Ticket:
         max_output_tokens=cap if isinstance(cap, int) and cap > 0 else None,
         can_change_model=False,
     )
-    verdict = attempt(scope, call, threading.get_ident())
-    if isinstance(verdict, Ticket):
-        return verdict
-    raise scope.busy(verdict, "a completion model cannot wait")
+    return scope.admit_now(call, "a completion model cannot wait")
 
 
 def _usage(ticket: Ticket, response: LLMResult) -> Usage:

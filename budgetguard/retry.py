@@ -1,0 +1,38 @@
+"""Trying again: the one place that decides how often and how long, with tenacity."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
+
+from budgetguard.errors import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+def reconnecting(run: Callable[[], T], *, attempts: int = 2) -> T:
+    """What `run` returns; tried again, after 20 to 200 ms, while the store is out of reach.
+
+    Raises:
+        StoreUnavailableError: If it still is at the last attempt.
+    """
+    return Retrying(
+        retry=retry_if_exception_type(StoreUnavailableError),
+        stop=stop_after_attempt(attempts),
+        wait=wait_exponential_jitter(initial=0.02, max=0.2, jitter=0.02),
+        reraise=True,
+    )(run)
+
+
+def patiently(attempt: int) -> float:
+    """Seconds to wait before the next attempt in the background: 50 ms at first, 2 s at most."""
+    return min(2.0, 0.05 * 2.0 ** min(attempt, 10))

@@ -1,0 +1,157 @@
+"""Held: what one call holds in stores, from the hold to its settlement or release."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from budgetguard import events
+from budgetguard.spend import ZERO, Vector, minus
+from budgetguard.stores.memory import STORE
+from budgetguard.stores.protocol import Release, Settle
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+    from concurrent.futures import Future
+
+    from budgetguard.loops import Loop
+    from budgetguard.stores.link import Link
+    from budgetguard.stores.protocol import Address, Reply
+    from budgetguard.stores.shared import SharedAccount
+
+
+class Part(NamedTuple):
+    """What is held in the accounts of one store and tenant."""
+
+    link: Link
+    accounts: tuple[SharedAccount, ...]
+    held_in: tuple[tuple[Address, int], ...]
+    """Each account's address then, with its window, and its epoch."""
+    offline: bool = False
+    """Whether the store was out of reach, so that it knows nothing of the hold."""
+
+    def count_offline(self, need: Vector, used: Vector) -> None:
+        """Count what a call really used in the part that is allowed without the store."""
+        with STORE.lock:
+            for account in self.accounts:
+                account.settle_offline(need, used)
+
+    def confirm(self, need: Vector) -> None:
+        """Forget a hold that no store was ever told of."""
+        with STORE.lock:
+            for account in self.accounts:
+                account.confirm(account.balance, minus(ZERO, need))
+
+
+class Held:
+    """The holds of one call, by store."""
+
+    __slots__ = ("_deliveries", "_id", "_loop", "_need", "_parts")
+
+    def __init__(self, id: str, need: Vector, loop: str, parts: tuple[Part, ...]) -> None:
+        self._id = id
+        self._need = need
+        self._loop = loop
+        self._parts = parts
+        self._deliveries: list[Future[bool]] = []
+
+    def keep_leases(self, loop: Loop | None) -> None:
+        """Have the leases of the hold, and of what its loop keeps back, renewed."""
+        for part in self._parts:
+            if part.offline:
+                continue
+            part.link.leases.hold(self._id, tuple(address for address, _ in part.held_in))
+            if loop is not None:
+                kept = tuple(each.address for each in part.accounts if loop.keeps_in(each))
+                part.link.leases.keep(self._loop, kept)
+            part.link.keep_leases()
+
+    def settle(self, used: Vector, *, ends_loop: bool, now: bool) -> None:
+        """Tell the stores what was used; what cannot be told now is told later.
+
+        Args:
+            used: What was used.
+            ends_loop: Whether the agent loop of the call is over.
+            now: Whether this thread may wait for the store.
+        """
+        for part in self._parts:
+            part.link.leases.end(self._id)
+            if part.offline:
+                part.count_offline(self._need, used)
+            if ends_loop and self._loop:
+                part.link.leases.keep(self._loop, ())
+            ended = self._loop if ends_loop else ""
+            self._deliveries.append(
+                part.link.deliver(
+                    Settle(self._id, used, part.held_in, ended, part.offline),
+                    partial(self._settled, part, used),
+                    now=now,
+                )
+            )
+
+    def release(self, loop: Hashable, *, restores: bool, now: bool) -> None:
+        """Give everything back.
+
+        Args:
+            loop: The agent loop of the call.
+            restores: Whether that loop keeps back for its last call again.
+            now: Whether this thread may wait for the store.
+        """
+        for part in self._parts:
+            part.link.leases.end(self._id)
+            if part.offline:  # nobody but this process knows of it
+                part.count_offline(self._need, ZERO)
+                part.confirm(self._need)
+                continue
+            kept = tuple(each.reserves.get(loop, ZERO) for each in part.accounts)
+            addresses = tuple(address for address, _ in part.held_in)
+            name, reserves = (self._loop, kept) if restores and self._loop else ("", ())
+            self._deliveries.append(
+                part.link.deliver(
+                    Release(self._id, addresses, name, reserves),
+                    partial(self._released, part),
+                    now=now,
+                )
+            )
+
+    def give_up(self, part: Part, loop: Hashable) -> None:
+        """Give back what was asked for in one more store and may have been held there."""
+        kept = tuple(each.reserves.get(loop, ZERO) for each in part.accounts)
+        addresses = tuple(address for address, _ in part.held_in)
+        reserves = kept if self._loop else ()
+        part.link.deliver(
+            Release(self._id, addresses, self._loop, reserves),
+            partial(self._given_up, part),
+            now=False,
+        )
+
+    async def delivered(self) -> None:
+        """Wait until the stores have it, or are known to be out of reach."""
+        from asyncio import wrap_future  # noqa: PLC0415 -- only what runs on an event loop waits
+
+        for each in self._deliveries:
+            if not each.done():
+                await wrap_future(each)
+
+    def _settled(self, part: Part, used: Vector, reply: Reply) -> None:
+        self._confirm(part, reply, used)
+        if reply.late and events.listening():
+            account = part.accounts[0]
+            events.emit(
+                events.Late(path=account.address.budget, scope_id=account.address.id, hold=self._id)
+            )
+
+    def _released(self, part: Part, reply: Reply) -> None:
+        self._confirm(part, reply, ZERO)
+
+    def _given_up(self, part: Part, reply: Reply) -> None:
+        with STORE.lock:
+            for account, balance in zip(part.accounts, reply.balances, strict=True):
+                account.confirm(balance)
+                account.wake()
+
+    def _confirm(self, part: Part, reply: Reply, used: Vector) -> None:
+        with STORE.lock:
+            for account, balance in zip(part.accounts, reply.balances, strict=True):
+                account.confirm(balance, minus(ZERO, self._need), used)
+                account.wake()

@@ -1,0 +1,67 @@
+"""Leases: what this process holds in a store, renewed while its calls run."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from budgetguard.errors import StoreUnavailableError
+from budgetguard.stores.protocol import Renew
+
+if TYPE_CHECKING:
+    from budgetguard.stores.protocol import Address, Store
+
+_log = logging.getLogger("budgetguard")
+
+
+class Leases:
+    """The holds, and the reserves of agent loops, that this process must renew."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._every_s = store.lease_s / 3
+        self._next = time.monotonic() + self._every_s
+        self._holds: dict[str, tuple[Address, ...]] = {}
+        self._loops: dict[str, tuple[Address, ...]] = {}
+
+    def hold(self, id: str, accounts: tuple[Address, ...]) -> None:
+        """A hold was made."""
+        self._holds[id] = accounts
+
+    def end(self, id: str) -> None:
+        """A hold was settled or given back."""
+        self._holds.pop(id, None)
+
+    def keep(self, loop: str, accounts: tuple[Address, ...]) -> None:
+        """A loop keeps a reserve in these accounts."""
+        if accounts:
+            self._loops[loop] = accounts
+        else:
+            self._loops.pop(loop, None)
+
+    def due_in_s(self) -> float:
+        """Seconds until leases should be renewed."""
+        return max(0.0, self._next - time.monotonic())
+
+    def renew_due(self) -> None:
+        """Renew, if it is time; a store that is out of reach is asked again next time."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self._every_s
+        holds, loops = _by_account(self._holds), _by_account(self._loops)
+        for address in holds.keys() | loops.keys():
+            try:
+                self._store.run(Renew(address, tuple(holds[address]), tuple(loops[address])))
+            except StoreUnavailableError as error:
+                _log.warning("leases could not be renewed: %s", error.why)
+                return
+
+
+def _by_account(kept: dict[str, tuple[Address, ...]]) -> defaultdict[Address, list[str]]:
+    found: defaultdict[Address, list[str]] = defaultdict(list)
+    for name, accounts in list(kept.items()):
+        for address in accounts:
+            found[address].append(name)
+    return found
