@@ -210,7 +210,7 @@ def fits_outright(demand: Demand, scopes: Sequence[Scope]) -> Grant | None:
             reserve = demand.reserve(cap, scope.budget.answer_tokens)
             reserves = (*reserves, (account, reserve))
             total = plus(need, reserve)
-        for meter, limit in scope.budget.held_limits:
+        for meter, limit in scope.held_limits:
             if taken[meter] + total[meter] > limit:
                 return None
     return Grant(cap, need, final=False, reserves=reserves, wish=cap)
@@ -227,7 +227,7 @@ def _cap_in(demand: Demand, scope: Scope, *, keeps: bool) -> tuple[int, int]:
     settled = account.settled
     others = _others(account, demand.loop)
     cap, bound_by = _PLENTY, 0
-    for meter, limit in scope.budget.held_limits:
+    for meter, limit in scope.held_limits:
         room = limit - settled[meter] - others[meter]
         if keeps:
             fits = demand.largest_cap_before_last(meter, room, scope.budget.answer_tokens)
@@ -245,7 +245,7 @@ def lacking(grant: Grant, scopes: Sequence[Scope], loop: Loop | None) -> Short |
         account = scope.account
         others = _others(account, loop)
         extra = reserves.get(account, ZERO)
-        for meter, limit in scope.budget.held_limits:
+        for meter, limit in scope.held_limits:
             needed = grant.need[meter] + extra[meter]
             if needed > limit - account.settled[meter] - account.held[meter] - others[meter]:
                 return Short(scope, meter, needed)

@@ -29,6 +29,8 @@ def ask(scope: Scope, call: Call) -> Plan:
     state = State(
         scope.budget,
         call,
+        limits=scope.limits,
+        held_limits=scope.held_limits,
         settled=settled,
         held=held,
         elapsed=scope.elapsed(),
@@ -49,9 +51,9 @@ def ask(scope: Scope, call: Call) -> Plan:
 def fullest(scope: Scope) -> Short:
     """The meter of a scope that is nearest to its limit."""
     settled = scope.account.settled
-    used = [(settled[meter] / limit, meter) for meter, limit in scope.budget.held_limits]
+    used = [(settled[meter] / limit, meter) for meter, limit in scope.held_limits]
     if scope.budget.seconds is not None:
-        used.append((scope.elapsed() / scope.budget.seconds, SECONDS))
+        used.append((scope.elapsed() / (scope.budget.seconds + scope.more_seconds), SECONDS))
     return Short(scope, max(used)[1] if used else TURNS)
 
 

@@ -6,9 +6,7 @@ live account of a task is a Scope, made by `Budget.open()`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from budgetguard.checks import (
@@ -24,15 +22,18 @@ from budgetguard.checks import (
     check_seconds,
 )
 from budgetguard.policy import AnyPolicy, check_policy, quiet_below
-from budgetguard.price import Amount, Price
 from budgetguard.rules import DEFAULT_POLICY, Observe
 from budgetguard.spend import OUTPUT, REASONING, TOKENS, USD, Limits
 from budgetguard.stores.opening import check_url
 from budgetguard.stores.protocol import WINDOWS, Window
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from decimal import Decimal
+
     from budgetguard.difficulty import Estimator
     from budgetguard.ending import Ending
+    from budgetguard.price import Amount, Price
     from budgetguard.scope import Scope
 
 Stakes = Literal["low", "normal", "high"]

@@ -78,10 +78,10 @@ def as_text(value: object, name: str) -> str:
     return value
 
 
-def as_choice(value: object, name: str, choices: Sequence[str]) -> object:
+def as_choice(value: object, name: str, choices: Sequence[object]) -> object:
     """One of the choices."""
     if value not in choices:
-        msg = f"{name} must be one of {', '.join(choices)}, not {value!r}"
+        msg = f"{name} must be one of {', '.join(map(str, choices))}, not {value!r}"
         raise ValueError(msg)
     return value
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _current: ContextVar[Scope | None] = ContextVar("budgetguard_scope", default=None)
 
+_inside_tool: ContextVar[bool] = ContextVar("budgetguard_inside_tool", default=False)
+
 FORKS: Final = [0]
 """The number of forks between the first process and this one, as the one item of a list."""
 
@@ -46,6 +48,23 @@ def runs_an_event_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def inside_tool() -> bool:
+    """Whether a tool of an agent runs here."""
+    return _inside_tool.get()
+
+
+def enter_tool(scope: Scope) -> tuple[Token[Scope | None], Token[bool]]:
+    """A tool of an agent begins here: its scope is the open one, until `leave_tool`."""
+    return _current.set(scope), _inside_tool.set(True)
+
+
+def leave_tool(tokens: tuple[Token[Scope | None], Token[bool]]) -> None:
+    """Undo `enter_tool`; in another context than that there is nothing to undo."""
+    with contextlib.suppress(ValueError):
+        _current.reset(tokens[0])
+        _inside_tool.reset(tokens[1])
 
 
 def set_current(scope: Scope) -> Token[Scope | None]:

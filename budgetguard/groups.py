@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from budgetguard.scope import Scope
+    from budgetguard.stores.link import Link
     from budgetguard.stores.memory import Account
     from budgetguard.stores.shared import SharedAccount
-    from budgetguard.stores.link import Link
 
 
 class Group(NamedTuple):

@@ -146,13 +146,13 @@ def _is_full(short: Short) -> bool:
     scope, meter, _ = short
     if meter == SECONDS:
         return True
-    limit = dict(scope.budget.held_limits).get(meter)
+    limit = dict(scope.held_limits).get(meter)
     return limit is not None and scope.account.settled[meter] >= limit
 
 
 def _error(kind: type[_E], short: Short, reason: str) -> _E:
     scope, meter, needed = short
-    limit = getattr(scope.budget.limits, METERS[meter])
+    limit = getattr(scope.limits, METERS[meter])
     if meter == SECONDS:
         used, held = round(scope.elapsed(), 3), 0
     else:

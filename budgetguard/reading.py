@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from budgetguard.spend import METERS, Limits, Spend, Vector
+from budgetguard.spend import METERS, ZERO, Limits, Spend, Vector
 from budgetguard.standing import Counts, Outcome, Standing
 from budgetguard.state import remaining
+from budgetguard.stores.memory import STORE
 
 if TYPE_CHECKING:
+    from budgetguard.budget import Budget
     from budgetguard.difficulty import Difficulty, Estimation
     from budgetguard.errors import BudgetExceeded
     from budgetguard.lineage import Lineage
@@ -23,6 +25,8 @@ class Reading:
 
     if TYPE_CHECKING:  # what a Scope keeps in its slots
         account: Account
+        budget: Budget
+        more_seconds: float
         standing: Standing
         lineage: Lineage
         estimation: Estimation
@@ -33,11 +37,13 @@ class Reading:
     @property
     def spent(self) -> Spend:
         """What was settled here and below; with an id, by every handle of the account."""
+        self._renew()
         return Spend.of(self.account.settled, self.elapsed())
 
     @property
     def held(self) -> Spend:
         """What calls in flight hold."""
+        self._renew()
         return Spend.of(self.account.held)
 
     @property
@@ -60,13 +66,29 @@ class Reading:
     def remaining(self) -> Limits:
         """Limit minus settled, the least of the lineage but what is shielded; `None`: no limit."""
         scopes = (*self.lineage.answering, *self.lineage.observers)
-        left = [remaining(each.budget.limits, each.spent) for each in scopes]
+        left = [remaining(each.limits, each.spent) for each in scopes]
         least = {
             name: min(amounts)
             for name in METERS
             if (amounts := [a for each in left if (a := getattr(each, name)) is not None])
         }
         return Limits(**least)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits, with what they were extended by."""
+        extra = self.account.extra
+        if extra is ZERO and not self.more_seconds:
+            return self.budget.limits
+        return self.budget.limits.plus(extra, self.more_seconds)
+
+    @property
+    def held_limits(self) -> tuple[tuple[int, int], ...]:
+        """`(meter index, amount)` of every limit that is held before a call, extended."""
+        extra = self.account.extra
+        if extra is ZERO:
+            return self.budget.held_limits
+        return tuple((meter, limit + extra[meter]) for meter, limit in self.budget.held_limits)
 
     @property
     def outcome(self) -> Outcome | None:
@@ -82,6 +104,12 @@ class Reading:
     def difficulty(self) -> Difficulty:
         """What is known of the task's difficulty."""
         return self.estimation.difficulty
+
+    def _renew(self) -> None:
+        """Start the account anew if its window is over."""
+        if self.account.renewed is not None:
+            with STORE.lock:
+                self.account.renew()
 
     def elapsed(self) -> float:
         """Seconds from the opening to now, or to the closing."""

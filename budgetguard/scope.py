@@ -12,13 +12,14 @@ import secrets
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from budgetguard import events, notices
 from budgetguard.current import FORKS, current_scope, reset_current, set_current
 from budgetguard.difficulty import NOTHING_TO_ASK, UNKNOWN, Estimation
 from budgetguard.ending import ending_of
 from budgetguard.errors import ScopeClosed
+from budgetguard.extension import Amounts, extension_of, raise_limits
 from budgetguard.gate import attempt
 from budgetguard.lineage import lineage_of
 from budgetguard.loops import Loop, Loops
@@ -51,7 +52,7 @@ class Scope(Reading):
     __slots__ = (
         "__weakref__", "_closed_at", "_opened", "_own", "_token", "account", "budget",
         "conversation", "deadline", "end", "estimation", "has_id", "id", "lineage", "loops",
-        "owes_last_call", "parent", "path", "process", "standing",
+        "more_seconds", "owes_last_call", "parent", "path", "process", "standing",
     )  # fmt: skip
 
     @classmethod
@@ -96,6 +97,8 @@ class Scope(Reading):
         self._token: Token[Scope | None] | None = None
         self.deadline = self._opened + (budget.seconds or float("inf"))
         """Monotonic time after which no call is admitted."""
+        self.more_seconds = 0.0
+        """By how much the limit on seconds was extended."""
         if shield and budget.limits == Limits():
             msg = f"budget {budget.name!r} is shielded, so it needs a limit of its own"
             raise ValueError(msg)
@@ -185,6 +188,24 @@ class Scope(Reading):
     def busy(self, short: Short, reason: str) -> Exception:
         """The error for a call that cannot wait for the room it lacks."""
         return notices.busy(self, short, reason)
+
+    def extend(self, **amounts: Unpack[Amounts]) -> None:
+        """Raise limits, and take calls again if some were refused: `extend(turns=5, usd="0.50")`.
+
+        With an id or a window for everybody who shares the account, until its window ends;
+        `seconds` only for this handle.
+
+        Raises:
+            ValueError: For an amount that is not positive, or a meter this budget does not limit.
+            PermissionError: Inside a tool: a model cannot raise its own limit.
+            StoreUnavailableError: If the store that keeps the account is out of reach.
+        """
+        raise_limits(self, extension_of(self, amounts))
+
+    async def aextend(self, **amounts: Unpack[Amounts]) -> None:
+        """Do what `extend` does, without blocking the event loop while a store is asked."""
+        extension = extension_of(self, amounts)
+        await asyncio.to_thread(raise_limits, self, extension)
 
     def check_open(self) -> None:
         """Raise `ScopeClosed` if this scope, or one it belongs to, takes no calls any more."""

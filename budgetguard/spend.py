@@ -126,6 +126,15 @@ class Limits:
     seconds: float | None = None
     """Seconds from the opening of the scope."""
 
+    def plus(self, extension: Vector, seconds: float) -> Limits:
+        """These limits, raised by a ledger vector and by seconds."""
+        raised = {
+            name: getattr(self, name) + (usd(extra) if name == "usd" else extra)
+            for name, extra in zip(HELD_METERS, extension, strict=True)
+            if getattr(self, name) is not None
+        }
+        return Limits(**raised, seconds=None if self.seconds is None else self.seconds + seconds)
+
     def held(self) -> tuple[tuple[int, int], ...]:
         """`(meter, amount)` for each limited meter that can be held; usd in nano-dollars."""
         amounts = [(index, getattr(self, name)) for index, name in enumerate(HELD_METERS)]

@@ -21,7 +21,7 @@ class State:
 
     __slots__ = (
         "_budget", "_call", "_difficulty", "_effort", "_elapsed", "_fullest",
-        "_held", "_rung", "_settled", "_turn",
+        "_held", "_held_limits", "_limits", "_rung", "_settled", "_turn",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 -- one argument for each thing a policy may see
@@ -29,6 +29,8 @@ class State:
         budget: Budget,
         call: Call,
         *,
+        limits: Limits | None = None,
+        held_limits: tuple[tuple[int, int], ...] | None = None,
         settled: Vector = ZERO,
         held: Vector = ZERO,
         elapsed: float = 0.0,
@@ -39,6 +41,8 @@ class State:
     ) -> None:
         self._budget = budget
         self._call = call
+        self._limits = budget.limits if limits is None else limits
+        self._held_limits = budget.held_limits if held_limits is None else held_limits
         self._settled = settled
         self._held = held
         self._elapsed = elapsed
@@ -70,13 +74,13 @@ class State:
 
     @property
     def limits(self) -> Limits:
-        """The limits of this scope."""
-        return self._budget.limits
+        """The limits of this scope, with what they were extended by."""
+        return self._limits
 
     @property
     def remaining(self) -> Limits:
         """Limit minus settled for each limited meter, at least 0."""
-        return remaining(self._budget.limits, self.spent)
+        return remaining(self._limits, self.spent)
 
     @property
     def turn(self) -> int:
@@ -106,7 +110,7 @@ class State:
     def fraction(self, meter: Meter | None = None) -> float | None:
         """Settled / limit of a meter, or of the fullest limited one; `None` without a limit."""
         if meter is not None:
-            limit = getattr(self._budget.limits, meter)
+            limit = getattr(self._limits, meter)
             return None if limit is None else float(getattr(self.spent, meter) / limit)
         if self._fullest == -1.0:
             self._fullest = self._find_fullest()
@@ -114,9 +118,9 @@ class State:
 
     def _find_fullest(self) -> float | None:
         settled = self._settled
-        seconds = self._budget.limits.seconds
+        seconds = self._limits.seconds
         fullest = None if seconds is None else self._elapsed / seconds
-        for meter, limit in self._budget.held_limits:
+        for meter, limit in self._held_limits:
             fraction = settled[meter] / limit
             if fullest is None or fraction > fullest:
                 fullest = fraction

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from budgetguard.current import runs_an_event_loop
 from budgetguard.errors import StoreUnavailableError
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from budgetguard.stores.protocol import Reply
     from budgetguard.ticket import Ticket
 
-    Steps = Generator[float | Ask, Reply | None, Ticket]
+    Steps = Generator[float | Ask, Any, Ticket]
     """Says how many seconds to wait, or what to ask of a store, until it returns a Ticket."""
 
 
 class Attempt(Protocol):
     """Decides an admission now; queues the waiter, under the ledger's lock, if it must wait."""
 
-    def __call__(self, waiter: Waiter) -> Generator[Ask, Reply, Ticket | Short]:
+    def __call__(self, waiter: Waiter) -> Generator[Ask, Any, Ticket | Short]:
         """A Ticket, or the scope that lacks room for the moment; yields what to ask of stores."""
         ...
 
@@ -122,7 +122,7 @@ class ThreadWaiter(Waiter):
                 return done.value
 
     def _after(self, step: float | Ask) -> Reply | None:
-        if not isinstance(step, float):
+        if isinstance(step, tuple):
             return step.link.run(step.command)
         self._event.wait(step)
         return None
@@ -164,7 +164,7 @@ class TaskWaiter(Waiter):
                 return done.value
 
     async def _after(self, step: float | Ask) -> Reply | None:
-        if not isinstance(step, float):
+        if isinstance(step, tuple):
             link, command = step
             return await self._loop.run_in_executor(link.threads, link.run, command)
         with contextlib.suppress(TimeoutError):
@@ -224,7 +224,7 @@ def held_by(owner: object, short: Short) -> bool:
             for ticket in STORE.in_flight
             if ticket.owner == owner and scope.account in ticket.accounts
         )
-        limit = dict(scope.budget.held_limits).get(meter)
+        limit = dict(scope.held_limits).get(meter)
         if not own or limit is None:
             return False
         return needed > limit - scope.account.settled[meter] - own

@@ -26,7 +26,7 @@ from budgetguard import (
     Usage,
 )
 from budgetguard.admission import Grant
-from budgetguard.gate import _Case
+from budgetguard.gate import Case
 from budgetguard.stores.memory import STORE
 
 PRICES = {"m": Price(input="1", output="3", cache_write="1.25")}
@@ -115,15 +115,15 @@ class Ledger(RuleBasedStateMachine):
         """Where a call fits outright, the whole decision says the same."""
         if any(each.outcome is not None for each in scope.lineage.billed):
             return
-        case = _Case(scope, call)
+        case = Case(scope, call)
         with STORE.lock:
             case.loop = scope.loops.at(call.loop, scope) if call.loop else None
-            outright = case.outright()
+            outright = case._outright()
             if outright is not None:
-                whole = case.decide()
+                whole = case._considered()
                 assert isinstance(whole, Grant)
                 assert whole[:4] == outright[:4]
-                assert case.must_wait(whole, None, None) is None
+                assert case._must_wait(whole, None, None) is None
 
     @precondition(lambda self: self.in_flight)
     @rule(

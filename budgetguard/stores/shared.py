@@ -135,7 +135,7 @@ class SharedAccount(Account):
         self.held = plus(balance.held, now.held)
         self.settled = plus(balance.settled, now.settled)
         self.overshoot = balance.overshoot
-        self.extra = balance.extra
+        self.extra = balance.extra if any(balance.extra) else ZERO
         self.released = balance.released
         self.settlements = self.settled[TURNS]
         self.admitted = self.settlements + self.held[TURNS] + self.released

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from langchain_core.runnables.config import var_child_runnable_config
 
 from budgetguard import Budget, NoOpenBudget, Scope, ScopeClosed, current_scope
-from budgetguard.current import reset_current, set_current
+from budgetguard.current import enter_tool, leave_tool
 from budgetguard.mode import forced_mode
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Run:
         """Whether it runs inside a node of a graph, with no tool in between."""
         self.guards: tuple[Guard, ...] = ()
         self.owned: list[Scope] = []
-        self.active: Token[Scope | None] | None = None
+        self.active: tuple[Token[Scope | None], Token[bool]] | None = None
 
 
 RUNS: Final[dict[int, Run]] = {}
@@ -202,9 +202,9 @@ def scope_of_ended(run_id: int | None) -> Scope | None:
 
 def leave(run: Run) -> None:
     """Undo `enter`."""
-    token, run.active = run.active, None
-    if token is not None:
-        reset_current(token)
+    tokens, run.active = run.active, None
+    if tokens is not None:
+        leave_tool(tokens)
 
 
 def enter(run: Run, run_id: int) -> None:
@@ -212,7 +212,7 @@ def enter(run: Run, run_id: int) -> None:
     run.path, run.in_graph = (*run.path, run_id), False
     scope = innermost(run.scope)
     if scope is not None:
-        run.active = set_current(scope)
+        run.active = enter_tool(scope)
 
 
 def prompt_of(inputs: object) -> str | None:
