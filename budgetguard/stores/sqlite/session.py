@@ -24,8 +24,8 @@ from budgetguard.stores.sqlite.file import WrongFileError, connect, identity
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-_RETRY_S: Final = (0.0005, 0.002)
-"""Least and most seconds between two tries to begin; SQLite's own waits grow to 0.1 s."""
+_WAIT_S: Final = (0.001, 0.005)
+"""First and longest wait, in seconds, between two tries to begin. SQLite's own grow to 0.1 s."""
 
 _PARENTS: Final[list[sqlite3.Connection]] = []
 """Connections that a parent process opened: SQLite forbids its child even to close them."""
@@ -112,6 +112,7 @@ class Session:
 
     def _begin(self, deadline: float) -> sqlite3.Connection:
         """A connection, in a transaction that may write."""
+        wait_s, most_s = _WAIT_S
         while True:
             try:
                 db = self._connected()
@@ -121,7 +122,8 @@ class Session:
                     raise
             else:
                 return db
-            time.sleep(random.uniform(*_RETRY_S))  # noqa: S311 -- no secret
+            time.sleep(wait_s * random.uniform(0.5, 1))  # noqa: S311 -- no secret
+            wait_s = min(wait_s * 1.5, most_s)
 
     def _connected(self) -> sqlite3.Connection:
         """The connection, made anew where somebody removed or replaced the file."""
