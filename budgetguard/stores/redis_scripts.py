@@ -120,10 +120,11 @@ def _script(name: str) -> Script:
 
 
 def _balance(address: Address, now: int, totals: tuple[Any, ...]) -> Balance:
-    leases, lease_at = totals[34:36]
+    """One account; `totals` begin with epoch, version, last use, leases and the first one's end."""
+    left_s = max(0, totals[4] - now) / 1000 if totals[3] else None
     return Balance(
-        address, totals[0], totals[1], totals[2:8], totals[8:14], totals[14:20], totals[20:26],
-        totals[26:32], totals[32], totals[33], max(0, lease_at - now) / 1000 if leases else None,
+        address, totals[0], totals[1], totals[6:12], totals[12:18], totals[18:24], totals[24:30],
+        totals[30:36], totals[36], totals[37], left_s,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ local blobs = {}
 for index, key in ipairs(KEYS) do
   local account, own = open(key, loop_field)
   if own then
-    keep(key, account, loop_field, own, {0, 0, 0, 0, 0, 0})
+    keep(key, account, loop_field, own, NOTHING)
     use(key, account, numbers[index])
     freed[#freed + 1] = key
   end

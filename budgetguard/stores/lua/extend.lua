@@ -8,8 +8,9 @@ local numbers = integers(ARGV[2])
 
 local account = open(key) or new_account()
 if redis.call('HEXISTS', key, field) == 0 then
+  whole(account)
   add(account, EXTRA, numbers, 1, 1)
   use(key, account, numbers[1], field, '1')
   freed[#freed + 1] = key
 end
-return answer({account.packed}, 0, 0, 0, -1, -1)
+return answer({packed(account)}, 0, 0, 0, -1, -1)

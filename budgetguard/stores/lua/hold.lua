@@ -11,23 +11,27 @@ local numbers = integers(ARGV[3])
 local lease_at = NOW + numbers[1]
 local NEED, RESERVE, COUNT = 1, 1, 8 -- NEED in numbers; the others from the first of a line
 
+local record = struct.pack(RECORD, ACTIVE, lease_at, unpack(numbers, NEED + 1, NEED + 6))
+
 -- The first meter (counted from 0) in which the line at `at` does not fit, or nil.
 local function short_meter(account, own, at)
   for limit = at + COUNT + 1, at + COUNT + 2 * numbers[at + COUNT], 2 do
     local meter = numbers[limit]
     local taken = account[SETTLED + meter] + account[HELD + meter] + numbers[NEED + meter]
-    taken = taken + account[RESERVED + meter] - (own and own[2 + meter] or 0)
+      + rare(account, RESERVED + meter) - (own and own[2 + meter] or 0)
     if loop_field then taken = taken + numbers[at + RESERVE + meter] end
-    if taken > numbers[limit + 1] + account[EXTRA + meter] then return meter - 1 end
+    if taken > numbers[limit + 1] + rare(account, EXTRA + meter) then return meter - 1 end
   end
 end
 
--- The fields and values of a hold and of its loop's reserve.
-local function records(key, account, own, at)
-  local record = struct.pack(RECORD, ACTIVE, lease_at, unpack(numbers, NEED + 1, NEED + 6))
-  if not loop_field then return hold_field, record end
+-- Holds in one account; its loop keeps back what the line at `at` says, instead of `own`.
+local function hold(key, account, own, at)
+  add(account, HELD, numbers, NEED, 1)
+  lease(account, lease_at)
+  local ends = numbers[at + 1]
+  if not loop_field then return use(key, account, ends, hold_field, record) end
   local reserve = {unpack(numbers, at + RESERVE + 1, at + RESERVE + 6)}
-  return hold_field, record, keep(key, account, loop_field, own, reserve, lease_at)
+  use(key, account, ends, hold_field, record, keep(key, account, loop_field, own, reserve, lease_at))
 end
 
 -- Where each line begins in `numbers`, and whether all windows are current.
@@ -43,11 +47,11 @@ end
 local accounts, owns, blobs = {}, {}, {}
 local line, meter = -1, -1
 for index, key in ipairs(KEYS) do
-  local account, record, own = open(key, hold_field, loop_field)
+  local account, known, own = open(key, hold_field, loop_field)
   account = account or new_account()
   -- Held already, or even settled: this is a resend.
-  account.known = record and record[1] ~= EXPIRED
-  if not account.known and line < 0 then
+  account.known = known and known[1] ~= EXPIRED
+  if line < 0 and not account.known then
     meter = short_meter(account, own, starts[index]) or -1
     if meter >= 0 then line = index - 1 end
   end
@@ -56,11 +60,7 @@ end
 
 for index, key in ipairs(KEYS) do
   local account = accounts[index]
-  if line < 0 and not account.known then
-    add(account, HELD, numbers, NEED, 1)
-    lease(account, lease_at)
-    use(key, account, numbers[starts[index] + 1], records(key, account, owns[index], starts[index]))
-  end
-  blobs[index] = account.packed
+  if line < 0 and not account.known then hold(key, account, owns[index], starts[index]) end
+  blobs[index] = packed(account)
 end
 return answer(blobs, 0, 0, 0, line, meter)

@@ -16,6 +16,7 @@ for index, key in ipairs(KEYS) do
   local at = 7 * index - 5
   if record and record[1] == ACTIVE then
     any_there = true
+    whole(account)
     add(account, HELD, record, 2, -1)
     account[RELEASED] = account[RELEASED] + 1
     end_lease(account)

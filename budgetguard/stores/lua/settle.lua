@@ -17,6 +17,7 @@ local function settle(account, record)
   add(account, SETTLED, numbers, USED, 1)
   if not record then return end
   if record[1] == EXPIRED then
+    whole(account)
     account[LATE] = account[LATE] + 1
     any_late = 1
     return
@@ -25,7 +26,10 @@ local function settle(account, record)
   end_lease(account)
   for meter = 1, 6 do
     local over = numbers[USED + meter] - record[2 + meter]
-    if over > 0 then account[OVERSHOOT + meter] = account[OVERSHOOT + meter] + over end
+    if over > 0 then
+      whole(account)
+      account[OVERSHOOT + meter] = account[OVERSHOOT + meter] + over
+    end
   end
 end
 
@@ -41,7 +45,7 @@ for index, key in ipairs(KEYS) do
   local unknown = seems_new(account, index)
   local done = record and record[1] == DONE or not record and not unknown
   if own then
-    keep(key, account, loop_field, own, {0, 0, 0, 0, 0, 0})
+    keep(key, account, loop_field, own, NOTHING)
   end
   if not done then
     any_new = true
@@ -50,12 +54,12 @@ for index, key in ipairs(KEYS) do
   end
   local ends = numbers[2 * index + 7]
   if not done and unknown then
-    forget_later(account)
-    use(key, account, ends, hold_field, remembered(DONE, {0, 0, unpack(numbers, USED + 1, USED + 6)}))
+    local used = {0, 0, unpack(numbers, USED + 1, USED + 6)}
+    use(key, account, ends, hold_field, remembered(account, DONE, used))
   elseif not done or own then
     use(key, account, ends)
   end
   if not done or own then freed[#freed + 1] = key end
-  blobs[index] = account.packed
+  blobs[index] = packed(account)
 end
 return answer(blobs, 0, any_late, any_new and 0 or 1, -1, -1)
