@@ -12,7 +12,7 @@ import budgetguard
 ROOT = Path(__file__).parent.parent
 HEAVY = (
     "anthropic", "genai_prices", "httpx", "langchain", "langchain_core", "langgraph", "llama_index",
-    "numpy", "openai", "opentelemetry", "pydantic", "requests", "tenacity", "tiktoken",
+    "numpy", "openai", "opentelemetry", "pydantic", "redis", "requests", "tenacity", "tiktoken",
 )  # fmt: skip
 
 

@@ -30,14 +30,24 @@ def window_like(name: str, unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s, UTC).strftime(_FORMATS[kind]) if kind else ""
 
 
+def start_of(name: str) -> float:
+    """The Unix time at which a window begins; 0 for the empty name."""
+    kind = _LENGTHS.get(len(name))
+    return _start(name, kind).timestamp() if kind else 0.0
+
+
 def end_of(name: str) -> float:
     """The Unix time at which a window ends; 0 for the empty name."""
     kind = _LENGTHS.get(len(name))
     if kind is None:
         return 0.0
-    start = datetime.strptime(name, _FORMATS[kind]).replace(tzinfo=UTC)
+    start = _start(name, kind)
     if kind == "month":
         end = (start.replace(day=1) + timedelta(days=32)).replace(day=1)
     else:
         end = start + (timedelta(hours=1) if kind == "hour" else timedelta(days=1))
     return end.timestamp()
+
+
+def _start(name: str, kind: str) -> datetime:
+    return datetime.strptime(name, _FORMATS[kind]).replace(tzinfo=UTC)
