@@ -23,7 +23,7 @@ from budgetguard.spend import TURNS, ZERO
 from budgetguard.stores.held import Held, Part
 from budgetguard.stores.link import Ask, loop_name
 from budgetguard.stores.memory import STORE
-from budgetguard.stores.protocol import Drop, Hold, Line, Read
+from budgetguard.stores.protocol import Drop, Hold, Line
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Hashable, Iterable
@@ -96,19 +96,9 @@ def _read(scope: Scope, *, only_old: bool) -> Generator[Ask, Reply, bool]:
 def _read_group(group: Group) -> Generator[Ask, Reply, None]:
     rolled = True
     while rolled:
-        addresses = tuple(account.address for _, account in group.members)
-        reply = yield Ask(group.link, Read(addresses))
-        _take(group, reply)
+        reply = yield Ask(group.link, group.read())
+        group.take(reply)
         rolled = reply.rolled
-
-
-def _take(group: Group, reply: Reply) -> None:
-    """Take over the balances of an answer, and the windows that it says are current."""
-    with STORE.lock:
-        for (_, account), balance in zip(group.members, reply.balances, strict=True):
-            account.move_to(balance.address.window)
-            if not reply.rolled:
-                account.confirm(balance)
 
 
 def _hold(case: Case, grant: Grant) -> Generator[Ask, Reply, Short | None]:
@@ -158,7 +148,7 @@ def _lines(case: Case, grant: Grant, group: Group) -> tuple[Line, ...]:
 def _taken(group: Group, reply: Reply, grant: Grant) -> Short | None:
     """Take over the balances of an answer to a hold; returns who is short if it was not made."""
     if reply.rolled:
-        _take(group, reply)
+        group.take(reply)
         return Short(group.members[0][0], TURNS)
     made = reply.short is None
     with STORE.lock:

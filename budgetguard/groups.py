@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
+from budgetguard.stores.memory import STORE
+from budgetguard.stores.protocol import Read
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from budgetguard.scope import Scope
     from budgetguard.stores.link import Link
     from budgetguard.stores.memory import Account
+    from budgetguard.stores.protocol import Reply
     from budgetguard.stores.shared import SharedAccount
 
 
@@ -18,6 +22,26 @@ class Group(NamedTuple):
 
     link: Link
     members: tuple[tuple[Scope, SharedAccount], ...]
+
+    def take(self, reply: Reply) -> None:
+        """Take over the balances of an answer, and the windows that it says are current."""
+        with STORE.lock:
+            for (_, account), balance in zip(self.members, reply.balances, strict=True):
+                account.move_to(balance.address.window)
+                if not reply.rolled:
+                    account.confirm(balance)
+
+    def read(self) -> Read:
+        """The command that asks for the balances."""
+        return Read(tuple(account.address for _, account in self.members))
+
+    def refresh(self) -> None:
+        """Ask for the balances now."""
+        rolled = True
+        while rolled:
+            reply = self.link.run(self.read())
+            self.take(reply)
+            rolled = reply.rolled
 
     @property
     def may_go_on_alone(self) -> bool:

@@ -189,6 +189,19 @@ class Scope(Reading):
         """The error for a call that cannot wait for the room it lacks."""
         return notices.busy(self, short, reason)
 
+    def refresh(self) -> None:
+        """Ask the stores for what they know now; what a scope tells is as of the last answer.
+
+        Raises:
+            StoreUnavailableError: If a store is out of reach.
+        """
+        for group in self.lineage.shared:
+            group.refresh()
+
+    async def arefresh(self) -> None:
+        """Do what `refresh` does, without blocking the event loop."""
+        await asyncio.to_thread(self.refresh)
+
     def extend(self, **amounts: Unpack[Amounts]) -> None:
         """Raise limits, and take calls again if some were refused: `extend(turns=5, usd="0.50")`.
 

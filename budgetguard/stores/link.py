@@ -77,7 +77,8 @@ class Link:
         self._quiet_until = 0.0
         self._failed = False
         self._busy = threading.local()  # a finalizer may run in the middle of a command
-        atexit.register(self.flush)
+        self._closed = False
+        atexit.register(self.close)
 
     def account(self, address: Address, renewed: Window | None) -> SharedAccount:
         """The account at that address (without a window), as all its handles here see it."""
@@ -152,8 +153,18 @@ class Link:
             with self._changed:
                 self._start_courier()
 
-    def flush(self) -> None:
-        """Wait a moment for what was not delivered."""
+    def close(self) -> None:
+        """Deliver what is left, for a moment at most, and end the connection."""
+        self._flush()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self.threads.shutdown(wait=False)
+        atexit.unregister(self.close)
+        if self._courier is None or not self._courier.is_alive():
+            self.store.close()
+
+    def _flush(self) -> None:
         deadline = time.monotonic() + FLUSH_S
         with self._changed:
             while self._queue and time.monotonic() < deadline:
@@ -172,7 +183,7 @@ class Link:
 
     def _deliver_forever(self) -> None:
         attempt = 0
-        while True:
+        while not self._closed:
             with self._changed:
                 if not self._queue:
                     self._changed.wait(self.leases.due_in_s())
@@ -183,8 +194,10 @@ class Link:
             if self._deliver(item):
                 attempt = 0
             else:
-                time.sleep(patiently(attempt))
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed, patiently(attempt))
                 attempt += 1
+        self.store.close()
 
     def _deliver(self, item: _Item) -> bool:
         try:
@@ -250,13 +263,22 @@ def link_to(url: str) -> Link:
     return link
 
 
+def close_links() -> None:
+    """Deliver what is left to every store and end the connections; they are made anew when used."""
+    with _opening:
+        links = list(_links.values())
+        _links.clear()
+    for link in links:
+        link.close()
+
+
 def _after_fork() -> None:
     """Start anew in a forked child: what the parent holds is not the child's to renew or settle."""
     global _opening  # noqa: PLW0603 -- another thread of the parent may have held it
     _opening = threading.Lock()
     _worker[0] = secrets.token_hex(6)
     for link in _links.values():
-        atexit.unregister(link.flush)
+        atexit.unregister(link.close)
     _links.clear()
 
 

@@ -49,5 +49,5 @@ def end_of(name: str) -> float:
     return end.timestamp()
 
 
-def _start(name: str, kind: str) -> datetime:
+def _start(name: str, kind: Window) -> datetime:
     return datetime.strptime(name, _FORMATS[kind]).replace(tzinfo=UTC)

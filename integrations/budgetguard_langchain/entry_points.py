@@ -109,6 +109,7 @@ def _agenerate(original: Any, own: tuple[Guard, ...]) -> Any:
                 others = without_guards(callbacks)
                 result = await original(model, [sent], stop, others, **info, **kwargs)
             call.succeeded(result.generations[0])
+            await call.delivered()
             return result
 
     return agenerate
@@ -177,6 +178,7 @@ def _astream(original: Any, own: tuple[Guard, ...]) -> Any:
                     yield call.seen(chunk)
                     chunk = await anext(chunks, None)
             call.streamed()
+            await call.delivered()
 
     return astream
 

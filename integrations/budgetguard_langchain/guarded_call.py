@@ -198,6 +198,11 @@ class GuardedCall:
         else:
             ticket.settle_unanswered(visible_tokens(chunks), hidden=ticket.call.thinks)
 
+    async def delivered(self) -> None:
+        """Wait until the stores that keep an account know the bill; without any, for nothing."""
+        if self._ticket is not None and self._ticket.held is not None:
+            await self._ticket.delivered()
+
     def close(self, error: BaseException | None = None) -> None:
         """Close what was opened for this call alone."""
         failure = isinstance(error, Exception) and not isinstance(error, BudgetExceeded)
