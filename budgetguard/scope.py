@@ -9,18 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from budgetguard import events, notices
+from budgetguard import admitting, events
 from budgetguard.current import FORKS, current_scope, reset_current, set_current
 from budgetguard.difficulty import NOTHING_TO_ASK, UNKNOWN, Estimation
 from budgetguard.ending import ending_of
 from budgetguard.errors import ScopeClosed
 from budgetguard.extension import Amounts, extension_of, raise_limits
-from budgetguard.gate import attempt
 from budgetguard.lineage import lineage_of
 from budgetguard.loops import Loop, Loops
 from budgetguard.reading import Reading
@@ -28,22 +26,17 @@ from budgetguard.spend import USD, ZERO, Limits, Vector, plus, usd
 from budgetguard.standing import Standing
 from budgetguard.stores.accounts import account_of
 from budgetguard.stores.memory import STORE
-from budgetguard.ticket import Ticket
-from budgetguard.waiting import TaskWaiter, ThreadWaiter, Waiter, admission
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Hashable
     from contextvars import Token
 
-    from budgetguard.admission import Short
     from budgetguard.budget import Budget
     from budgetguard.call import Call
     from budgetguard.counting import Conversation
     from budgetguard.plan import End
-    from budgetguard.stores.link import Ask
     from budgetguard.stores.memory import Account
-    from budgetguard.stores.protocol import Reply
-    from budgetguard.waiting import Steps
+    from budgetguard.ticket import Ticket
 
 
 class Scope(Reading):
@@ -129,17 +122,21 @@ class Scope(Reading):
             BudgetExceeded: If the call is refused; `BudgetBusy` if waiting did not help or would
                 block a running event loop.
             UnpricedModelError: If a usd limit answers and the model has no price.
+            StoreUnavailableError: If a store that keeps an account is out of reach.
             ScopeClosed: If the scope is closed.
         """
-        for each in self.lineage.billed:
-            if each.estimation.pending:
-                each.estimation.run()
-        if not self.lineage.shared:
-            verdict = attempt(self, call, threading.get_ident())
-            if isinstance(verdict, Ticket):
-                return verdict
-        waiter = ThreadWaiter()
-        return waiter.run(self._steps(call, waiter))
+        return admitting.admit(self, call)
+
+    async def aadmit(self, call: Call) -> Ticket:
+        """Admit a model call before it is made, waiting in this task where it must.
+
+        Raises:
+            BudgetExceeded: If the call is refused; `BudgetBusy` if waiting did not help.
+            UnpricedModelError: If a usd limit answers and the model has no price.
+            StoreUnavailableError: If a store that keeps an account is out of reach.
+            ScopeClosed: If the scope is closed.
+        """
+        return await admitting.aadmit(self, call)
 
     def admit_now(self, call: Call, why: str) -> Ticket:
         """Admit a model call as `admit` does, but refuse it where it would have to wait.
@@ -148,46 +145,7 @@ class Scope(Reading):
             call: What is known of it.
             why: Why it cannot wait, in words.
         """
-        waiter = ThreadWaiter(why)
-        return waiter.run(self._steps(call, waiter))
-
-    async def aadmit(self, call: Call) -> Ticket:
-        """Admit a model call before it is made, waiting in this task where it must.
-
-        Raises:
-            BudgetExceeded: If the call is refused; `BudgetBusy` if waiting did not help.
-            UnpricedModelError: If a usd limit answers and the model has no price.
-            ScopeClosed: If the scope is closed.
-        """
-        for each in self.lineage.billed:
-            if each.estimation.pending:
-                await each.estimation.arun()
-        if not self.lineage.shared:
-            verdict = attempt(self, call, asyncio.current_task())
-            if isinstance(verdict, Ticket):
-                return verdict
-        waiter = TaskWaiter()
-        return await waiter.run(self._steps(call, waiter))
-
-    def _steps(self, call: Call, waiter: Waiter) -> Steps:
-        return admission(
-            lambda waiter: self._attempt(call, waiter),
-            waiter,
-            patience_s=min((each.budget.patience for each in self.lineage.answering), default=0.0),
-            until=min((each.deadline for each in self.lineage.answering), default=float("inf")),
-            busy=self.busy,
-        )
-
-    def _attempt(self, call: Call, waiter: Waiter) -> Generator[Ask, Reply, Ticket | Short]:
-        if self.lineage.shared:
-            from budgetguard.fleet import attempt_shared  # noqa: PLC0415 -- only with a store
-
-            return (yield from attempt_shared(self, call, waiter.owner, waiter))
-        return attempt(self, call, waiter.owner, waiter)
-
-    def busy(self, short: Short, reason: str) -> Exception:
-        """The error for a call that cannot wait for the room it lacks."""
-        return notices.busy(self, short, reason)
+        return admitting.admit_now(self, call, why)
 
     def refresh(self) -> None:
         """Ask the stores for what they know now; what a scope tells is as of the last answer.
