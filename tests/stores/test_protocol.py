@@ -774,7 +774,7 @@ class History:
         return self.rng.choice(self.ids[-12:] or ["none"])
 
     def vector(self, most: int) -> Vector:
-        a, b, c, d, e, f = (self.rng.randrange(most) for _ in range(4))
+        a, b, c, d, e, f = (self.rng.randrange(most) for _ in range(6))
         return (a, b, c, d, e, f)
 
 
