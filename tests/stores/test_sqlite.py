@@ -244,7 +244,7 @@ def test_a_database_locked_beyond_the_timeout_is_out_of_reach(path):
     other.execute("BEGIN IMMEDIATE")
     start = time.monotonic()
     assert unavailable(store) == "database is locked"
-    assert 0.2 <= time.monotonic() - start < 1
+    assert 0.2 <= time.monotonic() - start < 3
     for each in (store.accounts, lambda: store.load("x"), lambda: store.save({"x": b""})):
         with pytest.raises(StoreUnavailableError):
             each()
@@ -288,7 +288,7 @@ def test_a_finalizer_in_the_middle_of_a_command_does_not_wait_for_itself(store):
         start = time.monotonic()
         assert "this thread" in unavailable(store)
         store.close()
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 4
     assert read(store).held == ONE
 
 
