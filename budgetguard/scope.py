@@ -26,6 +26,7 @@ from budgetguard.spend import USD, ZERO, Limits, Vector, plus, usd
 from budgetguard.standing import Standing
 from budgetguard.stores.accounts import account_of
 from budgetguard.stores.memory import STORE
+from budgetguard.stores.shares import share_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Hashable
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from budgetguard.counting import Conversation
     from budgetguard.plan import End
     from budgetguard.stores.memory import Account
+    from budgetguard.stores.shares import Share
     from budgetguard.ticket import Ticket
 
 
@@ -43,7 +45,7 @@ class Scope(Reading):
     """The account of one task. Made by `Budget.open()`; use it with `with` or `async with`."""
 
     __slots__ = (
-        "__weakref__", "_closed_at", "_opened", "_own", "_token", "account", "budget",
+        "__weakref__", "_closed_at", "_opened", "_own", "_share", "_token", "account", "budget",
         "conversation", "deadline", "end", "estimation", "has_id", "id", "lineage", "loops",
         "more_seconds", "owes_last_call", "parent", "path", "process", "standing",
     )  # fmt: skip
@@ -97,11 +99,26 @@ class Scope(Reading):
             raise ValueError(msg)
         self.lineage = lineage_of(self, shield=shield)
         """Who pays for its calls, and who admits them."""
+        self._share: Share | None = None
+        if budget.share is not None and parent is not None:
+            self._claim_share(parent, budget.share)
         ending = ending_of(budget)
         self.owes_last_call = ending.owes_last_call
         self.end: End = ending.end
         if events.listening():
             events.emit(events.Opened(path=self.path, scope_id=self.id, budget=budget.name))
+
+    def _claim_share(self, parent: Scope, part: float) -> None:
+        """Have a part of the parent's account kept for this scope while it is open."""
+        with STORE.lock:
+            self._share = share_of(parent.account, parent.held_limits, self.account, part)
+            parent.account.shares = (*parent.account.shares, self._share)
+
+    def _give_back_share(self) -> None:
+        """Let siblings use what this scope did not; call under the store's lock."""
+        if self._share is not None and self.parent is not None:
+            account = self.parent.account
+            account.shares = tuple(each for each in account.shares if each is not self._share)
 
     def is_quiet(self) -> bool:
         """Whether the policy is known to say nothing yet, so that it need not be asked."""
@@ -237,6 +254,7 @@ class Scope(Reading):
             self.standing.error = self.standing.error or error
             self._closed_at = time.monotonic()
             loops = [(each.id, self.loops.forget(each.id)) for each in self.loops.of(self)]
+            self._give_back_share()
             for account in self.lineage.accounts:
                 account.wake()
         for id, kept_in in loops:
