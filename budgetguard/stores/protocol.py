@@ -50,7 +50,9 @@ class Line(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """Hold `need` on every account, if for every line and each of its limits
+    """Hold `need` on every account, if every line fits.
+
+    A line fits if for each of its limits
 
     `settled + held + reserved by other loops + need + reserve <= limit + extra`.
 

@@ -175,8 +175,6 @@ class RedisStore:
 def _import_redis() -> Any:
     try:
         import redis  # noqa: PLC0415 -- an extra: only who names a Redis needs it
-        import redis.cluster
-        import redis.retry
     except ImportError as error:
         raise ImportError(
             'a budget in Redis needs redis-py: pip install "agent-budgetguard[redis]"'

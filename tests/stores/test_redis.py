@@ -1,11 +1,14 @@
 """What is special about the store in Redis; what every store does is tested in test_protocol.py."""
 
+from __future__ import annotations
+
 import os
 import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -27,6 +30,9 @@ from budgetguard.stores.protocol import (  # noqa: E402
 from budgetguard.stores.redis import RedisStore  # noqa: E402
 from budgetguard.stores.redis_scripts import address_of, key_of  # noqa: E402
 from budgetguard.stores.windows import window_at  # noqa: E402
+
+if TYPE_CHECKING:
+    from tests.stores.conftest import RedisServer
 
 NEED = (100, 60, 40, 0, 1, 5_000)
 DAY_MS = 24 * 3600 * 1000
@@ -54,7 +60,7 @@ def account(request: pytest.FixtureRequest) -> Address:
 
 
 @pytest.fixture
-def admin(redis_url: str) -> Iterator["redis.Redis"]:
+def admin(redis_url: str) -> Iterator[redis.Redis]:
     """A client that looks at the shared server."""
     with redis.Redis.from_url(redis_url) as client:
         yield client
@@ -78,7 +84,7 @@ def eventually(condition: Callable[[], object]) -> bool:
 
 
 def test_every_command_is_one_round_trip_and_one_script(
-    store: RedisStore, admin: "redis.Redis", account: Address
+    store: RedisStore, admin: redis.Redis, account: Address
 ) -> None:
     commands = [
         hold("a", account), Renew(account, ("a",), ()), Release("a", (account,)),
@@ -95,7 +101,7 @@ def test_every_command_is_one_round_trip_and_one_script(
     assert sent == ["EVALSHA"] * len(commands)
 
 
-def _sent_by_clients(monitor: "redis.client.Monitor") -> Iterator[str]:
+def _sent_by_clients(monitor: redis.client.Monitor) -> Iterator[str]:
     """The commands until an ECHO; not those that scripts call, nor a greeting of redis-py's."""
     for event in monitor.listen():
         name = event["command"].split()[0]
@@ -106,14 +112,14 @@ def _sent_by_clients(monitor: "redis.client.Monitor") -> Iterator[str]:
 
 
 def test_a_server_that_forgot_the_scripts_is_told_them_again(
-    store: RedisStore, admin: "redis.Redis", account: Address
+    store: RedisStore, admin: redis.Redis, account: Address
 ) -> None:
     store.run(hold("a", account))
     admin.script_flush()
     assert store.run(hold("b", account)).balances[0].held == (200, 120, 80, 0, 2, 10_000)
 
 
-def test_a_restart_between_two_commands_is_not_noticed(redis_server: "RedisServer") -> None:
+def test_a_restart_between_two_commands_is_not_noticed(redis_server: RedisServer) -> None:
     account = Address("t", "order", "7")
     with opened(redis_server.url) as store:
         epoch = store.run(hold("a", account)).balances[0].epoch
@@ -121,7 +127,7 @@ def test_a_restart_between_two_commands_is_not_noticed(redis_server: "RedisServe
         assert store.run(hold("b", account)).balances[0].epoch > epoch
 
 
-def test_what_a_lost_account_spent_is_added_once(redis_server: "RedisServer") -> None:
+def test_what_a_lost_account_spent_is_added_once(redis_server: RedisServer) -> None:
     account = Address("t", "order", "7")
     with opened(redis_server.url) as store:
         epoch = store.run(hold("a", account)).balances[0].epoch
@@ -133,7 +139,7 @@ def test_what_a_lost_account_spent_is_added_once(redis_server: "RedisServer") ->
         assert again.balances[0].settled == NEED
 
 
-def test_a_server_that_is_down_is_unavailable_at_once(redis_server: "RedisServer") -> None:
+def test_a_server_that_is_down_is_unavailable_at_once(redis_server: RedisServer) -> None:
     redis_server.stop()
     with opened(f"{redis_server.url}?timeout=0.3") as store:
         start = time.monotonic()
@@ -148,7 +154,7 @@ def test_a_server_that_is_down_is_unavailable_at_once(redis_server: "RedisServer
 
 
 def test_a_server_that_says_nothing_is_unavailable_within_the_timeout(
-    redis_server: "RedisServer",
+    redis_server: RedisServer,
 ) -> None:
     account = Address("t", "order", "7")
     with opened(f"{redis_server.url}?timeout=0.2") as store:
@@ -163,7 +169,7 @@ def test_a_server_that_says_nothing_is_unavailable_within_the_timeout(
 
 
 def test_a_late_answer_is_not_taken_for_that_of_the_next_command(
-    redis_server: "RedisServer",
+    redis_server: RedisServer,
 ) -> None:
     first, second = Address("t", "order", "1"), Address("t", "order", "2")
     with opened(f"{redis_server.url}?timeout=0.1") as store:
@@ -174,7 +180,7 @@ def test_a_late_answer_is_not_taken_for_that_of_the_next_command(
 
 
 @pytest.mark.parametrize("sabotage", ["readonly", "busy", "memory", "type"])
-def test_a_server_that_refuses_is_unavailable(redis_server: "RedisServer", sabotage: str) -> None:
+def test_a_server_that_refuses_is_unavailable(redis_server: RedisServer, sabotage: str) -> None:
     account = Address("t", "order", "7")
     with redis.Redis(port=redis_server.port) as admin, opened(redis_server.url) as store:
         store.run(hold("a", account))
@@ -236,7 +242,7 @@ def test_all_keys_of_a_tenant_lie_in_one_slot() -> None:
 
 
 def test_an_account_lives_a_day_from_its_last_use_and_from_the_end_of_its_window(
-    store: RedisStore, admin: "redis.Redis", account: Address
+    store: RedisStore, admin: redis.Redis, account: Address
 ) -> None:
     month = account._replace(window=window_at("month", time.time()))
     store.run(hold("a", account, month))
@@ -248,7 +254,7 @@ def test_an_account_lives_a_day_from_its_last_use_and_from_the_end_of_its_window
 
 
 def test_an_account_that_ran_out_is_not_listed(
-    store: RedisStore, admin: "redis.Redis", account: Address
+    store: RedisStore, admin: redis.Redis, account: Address
 ) -> None:
     store.run(hold("a", account))
     assert [each.address for each in store.accounts(account.tenant)] == [account]
@@ -257,7 +263,7 @@ def test_an_account_that_ran_out_is_not_listed(
     assert read(store, account) == Balance(account)
 
 
-def test_what_is_learned_is_kept_without_end(store: RedisStore, admin: "redis.Redis") -> None:
+def test_what_is_learned_is_kept_without_end(store: RedisStore, admin: redis.Redis) -> None:
     store.save({"odd {name}:": b"\x00\xff", "b": b""})
     store.save({})
     assert (store.load("odd {name}:"), store.load("b"), store.load("c")) == (b"\x00\xff", b"", None)
@@ -292,19 +298,17 @@ def test_listeners_hear_where_room_came_free(redis_url: str, account: Address) -
         assert eventually(lambda: account in heard)
 
 
-def test_a_listener_survives_a_restart(redis_server: "RedisServer") -> None:
+def test_a_listener_survives_a_restart(redis_server: RedisServer) -> None:
     account = Address("t", "order", "7")
     heard: list[Address] = []
     with opened(redis_server.url) as store:
         store.listen(heard.append)
         redis_server.restart()
         extensions = iter(range(10_000))
-        assert eventually(
-            lambda: store.run(Extend(str(next(extensions)), account, NEED)) and heard
-        )
+        assert eventually(lambda: store.run(Extend(str(next(extensions)), account, NEED)) and heard)
 
 
-def test_closing_ends_the_thread_and_the_connections(redis_server: "RedisServer") -> None:
+def test_closing_ends_the_thread_and_the_connections(redis_server: RedisServer) -> None:
     with redis.Redis(port=redis_server.port) as admin:
         with opened(redis_server.url) as store:
             store.listen(lambda _: None)
@@ -331,14 +335,17 @@ def test_a_forked_child_has_connections_of_its_own(store: RedisStore, account: A
     assert read(store, account).held[0] == 201 * 100
 
 
-def test_a_password_is_in_no_name_and_no_error(redis_server: "RedisServer") -> None:
+def test_a_password_is_in_no_name_and_no_error(redis_server: RedisServer) -> None:
     with redis.Redis(port=redis_server.port) as admin:
         admin.config_set("requirepass", "s3cret")
     named = redis_server.url.replace("//", "//:s3cret@")
     with opened(named) as store:
         assert store.url == redis_server.url
         assert store.run(hold("a", Address("t", "order", "7"))).short is None
-    with opened(named.replace("s3cret", "wr0ng")) as store, pytest.raises(StoreUnavailableError) as no:
+    with (
+        opened(named.replace("s3cret", "wr0ng")) as store,
+        pytest.raises(StoreUnavailableError) as no,
+    ):
         store.run(hold("a", Address("t", "order", "7")))
     assert "wr0ng" not in f"{no.value}{no.value.__cause__}{no.value.__cause__!r}"
     assert pickle.loads(pickle.dumps(no.value)).store == redis_server.url
@@ -383,7 +390,7 @@ def test_money_is_exact_up_to_nine_million_dollars(store: RedisStore, account: A
     assert store.run(Hold("d", (0,) * 6, (huge,))).short is None
 
 
-def test_a_cluster_works_like_a_single_server(redis_cluster: "RedisServer") -> None:
+def test_a_cluster_works_like_a_single_server(redis_cluster: RedisServer) -> None:
     first, second = Address("t", "order", "1"), Address("u", "order", "2")
     heard: list[Address] = []
     with opened(f"{redis_cluster.url}?cluster=1&timeout=0.5") as store:
@@ -391,7 +398,9 @@ def test_a_cluster_works_like_a_single_server(redis_cluster: "RedisServer") -> N
         store.run(hold("b", second))
         epochs = tuple((each.address, each.epoch) for each in reply.balances)
         store.listen(heard.append)
-        assert [each.settled for each in store.run(Settle("a", NEED, epochs)).balances] == [NEED] * 2
+        assert [each.settled for each in store.run(Settle("a", NEED, epochs)).balances] == [
+            NEED
+        ] * 2
         assert {each.address.id for each in store.accounts()} == {"1", "2", "3"}
         assert [each.address for each in store.accounts("u")] == [second]
         store.save({"a": b"1", "b": b"2"})
