@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,8 @@ from budgetguard.stores.redis_scripts import address_of, key_of  # noqa: E402
 from budgetguard.stores.windows import window_at  # noqa: E402
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from tests.stores.conftest import RedisServer
 
 NEED = (100, 60, 40, 0, 1, 5_000)
@@ -213,6 +215,61 @@ def _is_refused(store: RedisStore, account: Address) -> bool:
     except StoreUnavailableError:
         return True
     return False
+
+
+def test_an_unheld_call_whose_hold_came_through_is_settled_once(
+    store: RedisStore, account: Address
+) -> None:
+    store.run(hold("a", account))
+    settle = Settle("a", NEED, ((account, 0),), unheld=True)
+    for again in (False, True):
+        reply = store.run(settle)
+        assert reply.repeated is again
+        assert (reply.balances[0].settled, reply.balances[0].held) == (NEED, (0,) * 6)
+    # The hold itself, delayed on another connection, must not hold for good.
+    assert store.run(hold("a", account)).balances[0].held == (0,) * 6
+
+
+def test_a_hold_whose_lease_ran_out_is_made_again_when_it_is_sent_again(
+    redis_url: str, account: Address
+) -> None:
+    with opened(f"{redis_url}?lease=0.05") as store:
+        store.run(hold("a", account))
+        time.sleep(0.06)
+        assert read(store, account).held == (0,) * 6
+        assert store.run(hold("a", account)).balances[0].held == NEED
+        assert store.run(hold("a", account, tokens=1)).short is None
+
+
+def test_a_release_after_the_lease_ran_out_changes_nothing(
+    redis_url: str, account: Address
+) -> None:
+    with opened(f"{redis_url}?lease=0.05") as store:
+        store.run(hold("a", account))
+        time.sleep(0.06)
+        release = Release("a", (account,), "loop", (NEED,))
+        reply = store.run(release)
+        assert (reply.balances[0].released, reply.balances[0].reserved) == (1, (0,) * 6)
+        assert not reply.repeated
+        assert store.run(release).repeated
+
+
+def test_what_is_remembered_of_ended_holds_is_forgotten_a_day_later(
+    store: RedisStore, admin: redis.Redis, account: Address
+) -> None:
+    settle = Settle("a", NEED, ((account, 0),), unheld=True)
+    store.run(settle)
+    key = key_of(account)
+    totals = list(struct.unpack("<18q", admin.hget(key, "t")))
+    state, until, *amounts = struct.unpack("<8q", admin.hget(key, "h:a"))
+    now_ms = totals[0]
+    assert now_ms + DAY_MS <= until == totals[5] <= now_ms + DAY_MS + 1_000
+    totals[5] = now_ms
+    yesterday = struct.pack("<8q", state, now_ms, *amounts)
+    admin.hset(key, mapping={"t": struct.pack("<18q", *totals), "h:a": yesterday})
+    assert read(store, account).settled == NEED
+    assert set(admin.hkeys(key)) == {b"t", b"u"}
+    assert struct.unpack("<18q", admin.hget(key, "t"))[5] == 0
 
 
 ODD = ["", ":", "{", "}", "{}", "a:b", "%3A", "*", "?", "[a]", "\\", "\n", " ", "größe", "\ud800"]

@@ -16,11 +16,11 @@ local SETTLED, HELD = 6, 12
 local RESERVED, EXTRA, OVERSHOOT = 18, 24, 30
 local RELEASED, LATE = 37, 38
 
-local TOTALS_T = '<' .. string.rep('i8', OFTEN)
-local TOTALS_U = '<' .. string.rep('i8', SIZE - OFTEN)
-local NO_T = string.rep('\0', 8 * OFTEN)
+local SIX = 'i8i8i8i8i8i8'
+local TOTALS_T = '<' .. SIX .. SIX .. SIX
+local TOTALS_U = '<' .. SIX .. SIX .. SIX .. 'i8i8'
 local NO_U = string.rep('\0', 8 * (SIZE - OFTEN))
-local RECORD = '<i8i8i8i8i8i8i8i8' -- its state, until when, and the amounts
+local RECORD = '<i8i8' .. SIX -- its state, until when, and the amounts
 local NOTHING = {0, 0, 0, 0, 0, 0}
 
 -- The states: it holds (so does every reserve); its lease ran out; it was settled, and a resend
@@ -198,7 +198,8 @@ end
 
 -- All totals of an account, or of one that is not there, as they were read or written last.
 local function packed(account)
-  return (account and account.t or NO_T) .. (account and account.u or NO_U)
+  if not account or not account.t then return string.rep('\0', 8 * SIZE) end
+  return account.t .. (account.u or NO_U)
 end
 
 -- Wakes who waits for room, and answers: the time, five facts of the command, then the accounts.
