@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from budgetguard.errors import StoreUnavailableError
@@ -161,7 +162,8 @@ class RedisStore:
 
     def _listen_here(self) -> None:
         if self._wake is not None and self._listener is None:
-            connect = lambda: _connect(self._redis, self._parsed, health_check_interval=5)  # noqa: E731
+            # Nothing else would tell that the other end is gone without a word.
+            connect = partial(_connect, self._redis, self._parsed, health_check_interval=5)
             self._listener = Listener(connect, self._wake)
             self._listener.start()
 
@@ -196,6 +198,7 @@ def _connect(redis: Any, parsed: RedisUrl, **options: Any) -> Any:
         socket_connect_timeout=parsed.timeout_s,
         socket_keepalive=True,
         encoding_errors="surrogatepass",
+        max_connections=10_000,  # one for each thread that asks at the same time
         protocol=2,
         retry=redis.retry.Retry(redis.backoff.NoBackoff(), 1, supported_errors=gone),
         **options,

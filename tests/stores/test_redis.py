@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+import sys
 import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+import redis
 
-redis = pytest.importorskip("redis")
-
-from budgetguard.errors import StoreUnavailableError  # noqa: E402
-from budgetguard.stores.protocol import (  # noqa: E402
+from budgetguard.errors import StoreUnavailableError
+from budgetguard.stores.protocol import (
     Address,
     Balance,
     Drop,
@@ -27,9 +27,9 @@ from budgetguard.stores.protocol import (  # noqa: E402
     Renew,
     Settle,
 )
-from budgetguard.stores.redis import RedisStore  # noqa: E402
-from budgetguard.stores.redis_scripts import address_of, key_of  # noqa: E402
-from budgetguard.stores.windows import window_at  # noqa: E402
+from budgetguard.stores.redis import RedisStore
+from budgetguard.stores.redis_scripts import address_of, key_of
+from budgetguard.stores.windows import window_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -434,6 +434,29 @@ def test_a_url_sets_the_lease() -> None:
     assert RedisStore("redis://h").lease_s == 30
     assert RedisStore("rediss://user:pw@h:1/2?lease=0.5&ssl_cert_reqs=none").lease_s == 0.5
     assert RedisStore("rediss://user:pw@h:1/2?lease=5").url == "rediss://h:1/2"
+
+
+def test_without_redis_py_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(ImportError, match=r'pip install "agent-budgetguard\[redis\]"'):
+        RedisStore("redis://h")
+
+
+def test_many_threads_never_hold_more_than_the_limit(store: RedisStore, account: Address) -> None:
+    together = threading.Barrier(150)
+    replies: list[bool] = []
+
+    def work(number: int) -> None:
+        together.wait()
+        replies.append(store.run(hold(str(number), account, tokens=5_000)).short is None)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(150)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(replies), sum(replies)) == (150, 50)
+    assert read(store, account).held[0] == 5_000
 
 
 def test_money_is_exact_up_to_nine_million_dollars(store: RedisStore, account: Address) -> None:
