@@ -51,8 +51,9 @@ class RedisStore:
     """Keeps accounts in a Redis, or with `cluster=1` in a Redis Cluster.
 
     `redis://host:6379/0?lease=30&timeout=2`: `lease` is how many seconds a hold lives if its worker
-    does not renew it, `timeout` how many seconds connecting and a command may take. `rediss://`
-    encrypts; `ssl_*`, `client_name` and `max_connections` go to redis-py.
+    does not renew it, `timeout` how many seconds connecting and a command may take (twice that in a
+    cluster, which is asked anew who keeps what). `rediss://` encrypts; `ssl_*`, `client_name` and
+    `max_connections` go to redis-py.
 
     Raises:
         ImportError: redis-py is not installed.
