@@ -141,6 +141,7 @@ local function scan(key, account)
   end
   local soonest = NOW + math.floor(#fields / 2 / SCANNED_PER_MS)
   account[LEASE_AT] = lease_at > 0 and math.max(lease_at, soonest) or 0
+  if account[FORGET_AT] > 0 then account[FORGET_AT] = math.max(account[FORGET_AT], soonest) end
   if account[LEASES] < leases then freed[#freed + 1] = key end
   write(key, account)
 end
