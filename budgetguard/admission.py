@@ -192,7 +192,7 @@ def decide(demand: Demand, scopes: Sequence[Scope], *, last: bool) -> Grant | Sh
 
 
 def fits_outright(demand: Demand, scope: Scope) -> Grant | None:
-    """The whole wish, if every scope of the lineage has room for it beside all that is held, reserved or queued.
+    """The whole wish, if all have room for it beside what is held, reserved or queued.
 
     Where it answers, `decide` and `lacking` would say the same; it is only quicker.
     """
