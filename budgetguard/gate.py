@@ -30,6 +30,7 @@ from budgetguard.admission import (
     lacking,
 )
 from budgetguard.asking import ask, fullest, thinking_under
+from budgetguard.forecast import FORECAST, Outputs
 from budgetguard.ladder import choose
 from budgetguard.plan import EMPTY, End, Plan
 from budgetguard.shadow import observe_call
@@ -72,6 +73,7 @@ def attempt(
     with STORE.lock:
         scope.check_open()
         case.loop = scope.loops.at(call.loop, scope) if call.loop else None
+        case.outputs = case.find_outputs()
         outright = case.outright()
         verdict = outright or case.decide()
         if isinstance(verdict, Grant):
@@ -89,7 +91,7 @@ def attempt(
     try:
         notices.admitted(ticket, verdict, case.plan)
         for each in scope.lineage.observers:
-            observe_call(each, call, case.loop, case.choice)
+            observe_call(each, call, case.loop, case.choice, case.outputs)
     except BaseException:  # an interrupt: nobody will ever have this ticket
         ticket.release()
         raise
@@ -99,13 +101,14 @@ def attempt(
 class _Case:
     """One call to be decided, and everything that is known about it."""
 
-    __slots__ = ("call", "choice", "loop", "plan", "plans", "scope")
+    __slots__ = ("call", "choice", "loop", "outputs", "plan", "plans", "scope")
 
     def __init__(self, scope: Scope, call: Call) -> None:
         """Ask every policy of the lineage; no lock is held."""
         self.scope = scope
         self.call = call
         self.loop: Loop | None = None
+        self.outputs: Outputs | None = None
         self.plans = [ask(each, call) for each in scope.lineage.answering]
         plan = EMPTY
         for each in self.plans:
@@ -114,6 +117,14 @@ class _Case:
         self.plan = plan
         self.choice = choose(scope, call, plan)
 
+    def find_outputs(self) -> Outputs | None:
+        """What is known of the answers to such calls, unless the caller capped this one."""
+        call = self.choice.call
+        if call.max_output_tokens is not None:
+            return None
+        effort = call.effort_under(self.plan.effort)
+        return FORECAST.of(self.scope.budget.name, self.choice.model, effort)
+
     def outright(self) -> Grant | None:
         """The short way for what nearly every call is: nothing planned, nothing near a limit."""
         scope = self.scope
@@ -121,7 +132,7 @@ class _Case:
             return None
         if scope.lineage.has_deadline or (self.loop is not None and self.loop.granted):
             return None
-        demand = demand_of(self.choice.call, EMPTY, self.loop, self.choice)
+        demand = demand_of(self.choice.call, EMPTY, self.loop, self.choice, self.outputs)
         return fits_outright(demand, scope.lineage.answering)
 
     def decide(self) -> Grant | Ended:
@@ -154,7 +165,9 @@ class _Case:
         return Ended(verdict, self._end_in(verdict.scope, verdict.scope.end))
 
     def _decide(self, *, last: bool) -> Grant | Short:
-        demand = demand_of(self.choice.call, self.plan, self.loop, self.choice, final=last)
+        demand = demand_of(
+            self.choice.call, self.plan, self.loop, self.choice, self.outputs, final=last
+        )
         return decide(demand, self.scope.lineage.answering, last=last)
 
     def _is_owed_its_last(self) -> bool:
@@ -204,6 +217,7 @@ class _Case:
         ticket = Ticket(
             next(_call_ids), scope, self.call, said, self.choice.model, grant.need,
             self.choice.price, self.loop, scope.lineage.accounts, owner,
+            None if grant.final or self.call.n > 1 else self.outputs,
         )  # fmt: skip
         STORE.in_flight.add(ticket)
         return ticket

@@ -15,6 +15,7 @@ from budgetguard.stores.memory import STORE
 
 if TYPE_CHECKING:
     from budgetguard.call import Call
+    from budgetguard.forecast import Outputs
     from budgetguard.loops import Loop
     from budgetguard.plan import Plan
     from budgetguard.pricing import Rates
@@ -26,7 +27,7 @@ class Ticket:
     """The right to make one model call, as its Plan says."""
 
     __slots__ = (
-        "_loop", "_number", "_open", "_rates", "accounts", "call",
+        "_loop", "_number", "_open", "_outputs", "_rates", "accounts", "call",
         "model", "need", "owner", "plan", "scope",
     )  # fmt: skip
 
@@ -42,6 +43,7 @@ class Ticket:
         loop: Loop | None,
         accounts: tuple[Account, ...],
         owner: object,
+        outputs: Outputs | None = None,
     ) -> None:
         self._number = number
         self.scope = scope
@@ -55,6 +57,7 @@ class Ticket:
         self.owner = owner
         self._rates = rates
         self._loop = loop
+        self._outputs = outputs
         self._open = True
 
     @classmethod
@@ -102,6 +105,11 @@ class Ticket:
                 if account.waiters:
                     account.wake()
             self.scope.add_own(used)
+            if self._outputs is not None and usage.output_tokens and not usage.estimated:
+                self._outputs.observe(
+                    usage.output_tokens, usage.reasoning_tokens,
+                    truncated=usage.truncated, cap=self.plan.max_output_tokens,
+                )  # fmt: skip
             if self._loop is not None:
                 self._loop.learn(usage.input_tokens, usage.output_tokens)
                 if ends_loop:
