@@ -75,7 +75,7 @@ class Demand:
     """The output cap below which it is not worth making."""
     loop: Loop | None
     typical: int = 0
-    """The output cap below which it is more likely cut off than not; 0 if unknown."""
+    """The median answer to such calls; 0 if unknown."""
 
     def need(self, cap: int) -> Vector:
         """What is held for this call at that output cap."""
@@ -168,7 +168,7 @@ def demand_of(  # noqa: PLR0913 -- all that a hold depends on
     thinking = _planned_thinking(call, plan) if call.thinks else 0
     want, typical = call.max_output_tokens or ANSWER_ROOM + thinking, 0
     if outputs is not None and not final:
-        want, typical = outputs.cap(want), outputs.typical()
+        want, typical = outputs.cap(want), outputs.typical
         if thinking:
             if call.thinking_tokens is not None:  # a budget that a smaller cap would lower
                 want = max(want, thinking + ANSWER_HEADROOM)
@@ -184,9 +184,7 @@ def demand_of(  # noqa: PLR0913 -- all that a hold depends on
         later = price.dearest(sent + want + loop.growth + CLOSING_TOKENS)
     request = 0 if price is None else price.request
     least = min(LEAST_OUTPUT, want)
-    return Demand(
-        sent, call.n, thinking, *rates, later, request, want, least, loop, min(typical, want)
-    )
+    return Demand(sent, call.n, thinking, *rates, later, request, want, least, loop, typical)
 
 
 def decide(demand: Demand, scopes: Sequence[Scope], *, last: bool) -> Grant | Short:
@@ -198,7 +196,7 @@ def decide(demand: Demand, scopes: Sequence[Scope], *, last: bool) -> Grant | Sh
         last: Whether this is the last call of its loop, and may use what the loop kept back.
     """
     loop = demand.loop
-    floor = demand.least
+    floor, hopeful = demand.least, min(demand.typical, demand.want)
     if loop is not None and not last:
         floor = max(floor, min(demand.want, loop.largest_output))
     cap, bound_by = demand.want, None
@@ -208,8 +206,8 @@ def decide(demand: Demand, scopes: Sequence[Scope], *, last: bool) -> Grant | Sh
         fits, meter = _cap_in(demand, scope, keeps=keeps)
         if fits < floor:
             return Short(scope, meter, demand.need(floor)[meter])
-        if fits < demand.typical and scope.account.settled[TURNS]:
-            return Short(scope, meter, demand.need(demand.typical)[meter])
+        if fits < hopeful and scope.account.settled[TURNS]:
+            return Short(scope, meter, demand.need(hopeful)[meter])
         if fits < cap:
             cap, bound_by = fits, meter
         if keeps:

@@ -54,18 +54,20 @@ class Outputs:
 
     __slots__ = (
         "_answers", "_cap", "_cut", "_default", "_due", "_fresh", "_longest", "_merged_widening",
-        "_reasoning", "_thought", "_typical", "_upper", "_widening",
+        "_reasoning", "_thought", "_upper", "_widening", "typical",
     )  # fmt: skip
 
     def __init__(self) -> None:
+        self.typical = 0
+        """The median answer, as of the last look at them; 0 until eight are known."""
         self._answers: deque[int] = deque(maxlen=MEMORY)
         self._reasoning: deque[int] = deque(maxlen=MEMORY)
         self._widening = 0  # PER_DOUBLING for each doubling, so that it is an integer
         self._merged_widening = 0
         self._fresh = 0  # answers since the last merge
         self._cut = 0
-        self._due = 1  # answers until the four below are computed anew
-        self._upper = self._longest = self._typical = self._thought = 0
+        self._due = 1  # answers until these are looked at anew
+        self._upper = self._longest = self._thought = 0
         self._default = self._cap = 0
 
     def __len__(self) -> int:
@@ -87,11 +89,6 @@ class Outputs:
         self._default = default
         self._cap = int(min(max(cap, LEAST_CAP), max(default, 2 * self._longest)))
         return self._cap
-
-    def typical(self) -> int:
-        """The median answer; 0 until eight are known."""
-        self._refresh()
-        return self._typical
 
     def reasoning(self, planned: int) -> int:
         """The reasoning tokens to hold for such a call; `planned` until eight are known."""
@@ -149,7 +146,7 @@ class Outputs:
         self._longest = answers[-1] if answers else 0
         if known >= LEAST_KNOWN:
             self._upper = answers[known * _UPPER // 100]
-            self._typical = answers[known // 2]
+            self.typical = answers[known // 2]
         if len(reasoning) >= LEAST_KNOWN:
             self._thought = reasoning[len(reasoning) * _UPPER // 100]
 

@@ -119,10 +119,10 @@ class _Case:
 
     def find_outputs(self) -> Outputs | None:
         """What is known of the answers to such calls, unless the caller capped this one."""
-        call = self.choice.call
+        call, planned = self.choice.call, self.plan.effort
         if call.max_output_tokens is not None:
             return None
-        effort = call.effort_under(self.plan.effort)
+        effort = call.effort if planned is None else call.effort_under(planned)
         return FORECAST.of(self.scope.budget.name, self.choice.model, effort)
 
     def outright(self) -> Grant | None:
