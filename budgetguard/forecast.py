@@ -35,6 +35,9 @@ KEYS: Final = 256
 LEAST_KNOWN: Final = 8
 """Answers before which nothing is forecast; the default goes on to count as so many answers."""
 
+IN_FLIGHT_COUNTS: Final = 2
+"""For so many answers more for each call in flight: short answers settle first, long ones last."""
+
 LEAST_CAP: Final = 256
 """No forecast is below this many tokens: agents send thousands, so less saves nothing."""
 
@@ -53,18 +56,21 @@ class Outputs:
     """How long the answers of one budget, model and effort are."""
 
     __slots__ = (
-        "_answers", "_cap", "_cut", "_default", "_due", "_fresh", "_longest", "_merged_widening",
-        "_reasoning", "_thought", "_upper", "_widening", "typical",
+        "_answers", "_cap", "_cut", "_default", "_due", "_longest", "_merged_seen",
+        "_merged_widening", "_reasoning", "_seen", "_thought", "_upper", "_widening",
+        "in_flight", "typical",
     )  # fmt: skip
 
     def __init__(self) -> None:
+        self.in_flight = 0
+        """Calls admitted and not settled yet, of which the long ones settle last."""
         self.typical = 0
         """The median answer, as of the last look at them; 0 until eight are known."""
         self._answers: deque[int] = deque(maxlen=MEMORY)
         self._reasoning: deque[int] = deque(maxlen=MEMORY)
         self._widening = 0  # PER_DOUBLING for each doubling, so that it is an integer
         self._merged_widening = 0
-        self._fresh = 0  # answers since the last merge
+        self._seen = self._merged_seen = 0  # answers ever, and those merged
         self._cut = 0
         self._due = 1  # answers until these are looked at anew
         self._upper = self._longest = self._thought = 0
@@ -84,7 +90,8 @@ class Outputs:
         self._refresh()
         cap = float(self._upper or default)
         if cap < default:
-            cap *= (default / cap) ** (LEAST_KNOWN / (LEAST_KNOWN + len(self._answers)))
+            unknown = LEAST_KNOWN + IN_FLIGHT_COUNTS * self.in_flight
+            cap *= (default / cap) ** (unknown / (unknown + self._seen))
         cap *= 2.0 ** (self._widening / PER_DOUBLING)
         self._default = default
         self._cap = int(min(max(cap, LEAST_CAP), max(default, 2 * self._longest)))
@@ -125,7 +132,7 @@ class Outputs:
         elif self._widening:
             self._widening -= 1
         self._answers.append(output)
-        self._fresh += 1
+        self._seen += 1
         if reasoning:
             self._reasoning.append(reasoning)
 
@@ -159,7 +166,7 @@ class Outputs:
 
         So `merge(kept)`, then keeping `record()`, adds every answer once.
         """
-        fresh = min(self._fresh, len(self._answers))
+        fresh = min(self._seen - self._merged_seen, len(self._answers))
         answers, own = list(self._answers), list(self._reasoning)
         self._answers.clear()
         self._answers.extend([*known.answers, *answers[len(answers) - fresh :]])
@@ -169,7 +176,8 @@ class Outputs:
         widening = known.widening + self._widening - self._merged_widening
         self._widening = max(0, min(widening, _MOST_DOUBLINGS * PER_DOUBLING))
         self._merged_widening = self._widening
-        self._fresh = self._due = 0
+        self._seen = self._merged_seen = max(self._seen, len(self._answers))
+        self._due = 0
 
 
 class Record(NamedTuple):
@@ -209,6 +217,11 @@ class Forecast:
     def forget(self) -> None:
         """Know nothing again."""
         self._known.clear()
+
+    def forget_calls_in_flight(self) -> None:
+        """Wait for no answer any more, as a forked child must: its parent gets them."""
+        for each in self._known.values():
+            each.in_flight = 0
 
     def dump(self) -> bytes:
         """All that is known, as JSON: names of budgets and models, efforts, and token counts."""

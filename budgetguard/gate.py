@@ -211,13 +211,16 @@ class _Case:
             each.standing.admit(said.effort, rung)
         if grant.final or grant.reserves:
             self._keep_or_grant(grant)
+        outputs = None if grant.final or self.call.n > 1 else self.outputs
+        if outputs is not None:
+            outputs.in_flight += 1
         caps = scope.lineage.sends_cap or plan.max_output_tokens is not None
         cap = grant.cap if caps else None
         said = Plan(plan.effort, thinking_under(plan), cap, rung, grant.final, None)
         ticket = Ticket(
             next(_call_ids), scope, self.call, said, self.choice.model, grant.need,
             self.choice.price, self.loop, scope.lineage.accounts, owner,
-            None if grant.final or self.call.n > 1 else self.outputs,
+            outputs,
         )  # fmt: skip
         STORE.in_flight.add(ticket)
         return ticket

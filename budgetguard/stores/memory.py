@@ -11,6 +11,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from budgetguard.forecast import FORECAST
 from budgetguard.spend import ZERO, Vector, exceeds, excess, minus, plus
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ class MemoryStore:
         self.lock = LedgerLock()
         self.in_flight = set()
         self._accounts = {}
+        FORECAST.forget_calls_in_flight()
 
     def holds(self, owner: object, account: Account) -> bool:
         """Whether a thread or task holds a ticket on that account."""
