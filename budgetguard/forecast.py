@@ -56,9 +56,9 @@ class Outputs:
     """How long the answers of one budget, model and effort are."""
 
     __slots__ = (
-        "_answers", "_cap", "_cut", "_default", "_due", "_longest", "_merged_seen",
-        "_merged_widening", "_reasoning", "_seen", "_thought", "_upper", "_widening",
-        "in_flight", "typical",
+        "_answers", "_cap", "_cut", "_default", "_due", "_kept", "_kept_widening", "_longest",
+        "_new_thoughts", "_reasoning", "_seen", "_thought", "_upper", "_widening", "in_flight",
+        "typical",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -69,8 +69,9 @@ class Outputs:
         self._answers: deque[int] = deque(maxlen=MEMORY)
         self._reasoning: deque[int] = deque(maxlen=MEMORY)
         self._widening = 0  # PER_DOUBLING for each doubling, so that it is an integer
-        self._merged_widening = 0
-        self._seen = self._merged_seen = 0  # answers ever, and those merged
+        self._kept_widening = 0
+        self._seen = self._kept = 0  # answers ever, and those of them that were kept
+        self._new_thoughts = 0
         self._cut = 0
         self._due = 1  # answers until these are looked at anew
         self._upper = self._longest = self._thought = 0
@@ -135,6 +136,7 @@ class Outputs:
         self._seen += 1
         if reasoning:
             self._reasoning.append(reasoning)
+            self._new_thoughts += 1
 
     def _longer_than(self, output: int) -> int:
         longer = sorted(each for each in self._answers if each > output)
@@ -158,26 +160,30 @@ class Outputs:
             self._thought = reasoning[len(reasoning) * _UPPER // 100]
 
     def record(self) -> Record:
-        """What is known, to be kept."""
+        """What is known, to be kept for `merge`; what comes from now on is new."""
+        self._kept = self._seen
+        self._kept_widening = self._widening
+        self._new_thoughts = 0
         return Record(self._widening, [*self._answers], [*self._reasoning])
 
-    def merge(self, known: Record) -> None:
-        """Take what the fleet knows, and put after it what was learned here since the last merge.
-
-        So `merge(kept)`, then keeping `record()`, adds every answer once.
-        """
-        fresh = min(self._seen - self._merged_seen, len(self._answers))
-        answers, own = list(self._answers), list(self._reasoning)
-        self._answers.clear()
-        self._answers.extend([*known.answers, *answers[len(answers) - fresh :]])
-        thought = min(fresh, len(own))
-        self._reasoning.clear()
-        self._reasoning.extend([*known.reasoning, *own[len(own) - thought :]])
-        widening = known.widening + self._widening - self._merged_widening
+    def merge(self, kept: Record) -> None:
+        """Know what was kept, followed by what came here since the last `record`."""
+        new = self._seen - self._kept
+        _replace(self._answers, kept.answers, new)
+        _replace(self._reasoning, kept.reasoning, self._new_thoughts)
+        widening = kept.widening + self._widening - self._kept_widening
         self._widening = max(0, min(widening, _MOST_DOUBLINGS * PER_DOUBLING))
-        self._merged_widening = self._widening
-        self._seen = self._merged_seen = max(self._seen, len(self._answers))
+        self._kept_widening = kept.widening
+        self._seen = max(self._seen, len(self._answers))
+        self._kept = self._seen - new
         self._due = 0
+
+
+def _replace(window: deque[int], kept: list[int], new: int) -> None:
+    """Keep only the newest few of a window, and put what was kept before them."""
+    newest = [*window][max(0, len(window) - new) :]
+    window.clear()
+    window.extend([*kept, *newest])
 
 
 class Record(NamedTuple):
@@ -224,7 +230,10 @@ class Forecast:
             each.in_flight = 0
 
     def dump(self) -> bytes:
-        """All that is known, as JSON: names of budgets and models, efforts, and token counts."""
+        """All that is known, as JSON: names of budgets and models, efforts, and token counts.
+
+        It is to be kept: what is in it counts as kept at the next `merge`.
+        """
         known = [[*key, *each.record()] for key, each in self._known.items() if each]
         return json.dumps({"format": _FORMAT, "outputs": known}, separators=(",", ":")).encode()
 
@@ -236,10 +245,11 @@ class Forecast:
             self._merge(records)
 
     def merge(self, data: bytes) -> None:
-        """Take over what other processes learned, keeping what was learned here since the last.
+        """Know what was kept, and what was learned here since the last `dump`.
 
-        Several processes learn together if each of them does `merge(kept)` now and then, and keeps
-        `dump()` after it. A dump that cannot be read changes nothing, and is warned of once.
+        Several processes learn together, each answer counted once, if each of them now and then
+        merges what is kept, and keeps its `dump()` instead. A dump that cannot be read changes
+        nothing, and is warned of once.
         """
         records = self._read(data)
         if records is not None:

@@ -1,11 +1,11 @@
-"""What is held for calls without a cap of their own: learned, beside fixed; money used, cut answers.
+"""What is held for calls without a cap: learned beside fixed; money used, answers cut off.
 
 Bursts of 50 and of 500 calls at once, one after another until the first refusal, through the real
 `Scope.aadmit` and `settle`. The provider is simulated: an answer has the length it wants or the cap
-it was given, and takes a hundredth of a second per token, of a clock that jumps from one event to
-the next. Each run draws a budget worth 50 to 200 mean calls, and a mean length of 100 to 800 tokens.
+it was given, and takes a hundredth of a second per token, by a clock that jumps from one event to
+the next. Each run draws a budget worth 50 to 200 mean calls, and a mean length of 100 to 800.
 
-"Cold" runs have nothing learned; "warm" ones learned from the run before, of the same lengths.
+"Cold" runs have nothing learned; "warm" ones learned from a run before, of the same lengths.
 """
 
 from __future__ import annotations
@@ -38,8 +38,6 @@ SHORTEST, LONGEST = 100, 800
 SENT = 200
 START_S, PER_TOKEN_S = 0.5, 0.01
 MODEL_MAXIMUM = 16_384
-
-Lengths = "Callable[[random.Random], int]"
 
 
 class Kind(NamedTuple):
