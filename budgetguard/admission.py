@@ -19,7 +19,6 @@ from budgetguard.spend import (
     PICO_PER_NANO,
     REASONING,
     TOKENS,
-    TURNS,
     USD,
     ZERO,
     Vector,
@@ -74,8 +73,6 @@ class Demand:
     least: int
     """The output cap below which it is not worth making."""
     loop: Loop | None
-    typical: int = 0
-    """The median answer to such calls; 0 if unknown."""
 
     def need(self, cap: int) -> Vector:
         """What is held for this call at that output cap."""
@@ -166,9 +163,9 @@ def demand_of(  # noqa: PLR0913 -- all that a hold depends on
         final: Whether it is the last call of its loop, which is not one of those.
     """
     thinking = _planned_thinking(call, plan) if call.thinks else 0
-    want, typical = call.max_output_tokens or ANSWER_ROOM + thinking, 0
+    want = call.max_output_tokens or ANSWER_ROOM + thinking
     if outputs is not None and not final:
-        want, typical = outputs.cap(want), outputs.typical
+        want = outputs.cap(want)
         if thinking:
             if call.thinking_tokens is not None:  # a budget that a smaller cap would lower
                 want = max(want, thinking + ANSWER_HEADROOM)
@@ -184,7 +181,7 @@ def demand_of(  # noqa: PLR0913 -- all that a hold depends on
         later = price.dearest(sent + want + loop.growth + CLOSING_TOKENS)
     request = 0 if price is None else price.request
     least = min(LEAST_OUTPUT, want)
-    return Demand(sent, call.n, thinking, *rates, later, request, want, least, loop, typical)
+    return Demand(sent, call.n, thinking, *rates, later, request, want, least, loop)
 
 
 def decide(demand: Demand, scopes: Sequence[Scope], *, last: bool) -> Grant | Short:
@@ -196,7 +193,7 @@ def decide(demand: Demand, scopes: Sequence[Scope], *, last: bool) -> Grant | Sh
         last: Whether this is the last call of its loop, and may use what the loop kept back.
     """
     loop = demand.loop
-    floor, hopeful = demand.least, min(demand.typical, demand.want)
+    floor = demand.least
     if loop is not None and not last:
         floor = max(floor, min(demand.want, loop.largest_output))
     cap, bound_by = demand.want, None
@@ -206,8 +203,6 @@ def decide(demand: Demand, scopes: Sequence[Scope], *, last: bool) -> Grant | Sh
         fits, meter = _cap_in(demand, scope, keeps=keeps)
         if fits < floor:
             return Short(scope, meter, demand.need(floor)[meter])
-        if fits < hopeful and scope.account.settled[TURNS]:
-            return Short(scope, meter, demand.need(hopeful)[meter])
         if fits < cap:
             cap, bound_by = fits, meter
         if keeps:

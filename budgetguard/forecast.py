@@ -58,14 +58,11 @@ class Outputs:
     __slots__ = (
         "_answers", "_cap", "_cut", "_default", "_due", "_kept", "_kept_widening", "_longest",
         "_new_thoughts", "_reasoning", "_seen", "_thought", "_upper", "_widening", "in_flight",
-        "typical",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.in_flight = 0
         """Calls admitted and not settled yet, of which the long ones settle last."""
-        self.typical = 0
-        """The median answer, as of the last look at them; 0 until eight are known."""
         self._answers: deque[int] = deque(maxlen=MEMORY)
         self._reasoning: deque[int] = deque(maxlen=MEMORY)
         self._widening = 0  # PER_DOUBLING for each doubling, so that it is an integer
@@ -155,7 +152,6 @@ class Outputs:
         self._longest = answers[-1] if answers else 0
         if known >= LEAST_KNOWN:
             self._upper = answers[known * _UPPER // 100]
-            self.typical = answers[known // 2]
         if len(reasoning) >= LEAST_KNOWN:
             self._thought = reasoning[len(reasoning) * _UPPER // 100]
 
