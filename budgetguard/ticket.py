@@ -106,22 +106,18 @@ class Ticket:
                     account.wake()
             self.scope.add_own(used)
             if self._outputs is not None:
-                self._teach(self._outputs, usage)
+                self._outputs.in_flight -= 1
+                if usage.output_tokens and not usage.estimated:
+                    cap, truncated = self.plan.max_output_tokens, usage.truncated
+                    self._outputs.observe(
+                        usage.output_tokens, usage.reasoning_tokens, truncated=truncated, cap=cap
+                    )
             if self._loop is not None:
                 self._loop.learn(usage.input_tokens, usage.output_tokens)
                 if ends_loop:
                     self.scope.loops.forget(self._loop.id)
         if events.listening():
             self._tell_settled(usage, nano)
-
-    def _teach(self, outputs: Outputs, usage: Usage) -> None:
-        """Let the forecast learn, from answers that were billed."""
-        outputs.in_flight -= 1
-        if usage.output_tokens and not usage.estimated:
-            cap = self.plan.max_output_tokens
-            outputs.observe(
-                usage.output_tokens, usage.reasoning_tokens, truncated=usage.truncated, cap=cap
-            )
 
     def settle_unanswered(self, delivered_tokens: int = 0, *, hidden: bool = True) -> None:
         """Charge an estimate for a call that was sent and whose bill never came.
