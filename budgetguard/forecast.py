@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from budgetguard.efforts.scale import EFFORTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from budgetguard.efforts.scale import Effort
 
@@ -225,12 +225,16 @@ class Forecast:
         for each in self._known.values():
             each.in_flight = 0
 
-    def dump(self) -> bytes:
+    def dump(self, budgets: Container[str] | None = None) -> bytes:
         """All that is known, as JSON: names of budgets and models, efforts, and token counts.
 
         It is to be kept: what is in it counts as kept at the next `merge`.
+
+        Args:
+            budgets: Names of the only budgets to tell of; `None`: all.
         """
-        known = [[*key, *each.record()] for key, each in self._known.items() if each]
+        told = [key for key in self._known if budgets is None or key[0] in budgets]
+        known = [[*key, *self._known[key].record()] for key in told if self._known[key]]
         return json.dumps({"format": _FORMAT, "outputs": known}, separators=(",", ":")).encode()
 
     def load(self, data: bytes) -> None:
