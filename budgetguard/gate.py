@@ -35,6 +35,7 @@ from budgetguard.ladder import choose
 from budgetguard.plan import EMPTY, End, Plan
 from budgetguard.shadow import observe_call
 from budgetguard.stores.memory import STORE
+from budgetguard.stores.shares import is_promised
 from budgetguard.ticket import Ticket
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ class Case:
             if firmly and isinstance(verdict, Ended):
                 scope.standing.latch(verdict.short, verdict.end)
             elif firmly and waiter is not None:
-                waiter.join(verdict.scope.account)  # type: ignore[union-attr]
+                account = verdict.scope.account  # type: ignore[union-attr]
+                waiter.join(account, ahead=is_promised(account, scope.lineage.accounts))
         return verdict
 
     def concluded(self, verdict: Grant | Short | Ended) -> Ticket | Short:
@@ -227,14 +229,17 @@ class Case:
     def _must_wait(self, grant: Grant, waiter: Waiter | None, owner: object) -> Short | None:
         """The outermost scope where others wait already, or where calls in flight hold the room.
 
-        Who holds a ticket passes the queue, because those in it may be waiting for him.
+        Who holds a ticket passes the queue, because those in it may be waiting for him; so does a
+        call that a share of its own covers.
         """
         blocked = lacking(grant, self.scope, self.loop)
         for each in self.scope.lineage.answering:
             if blocked is not None and blocked.scope is each:
                 return blocked
             first = each.account.first_in_line() if each.account.waiters else None
-            if first not in (None, waiter) and not STORE.holds(owner, each.account):
+            if first in (None, waiter) or STORE.holds(owner, each.account):
+                continue
+            if not is_promised(each.account, self.scope.lineage.accounts, grant.need):
                 return fullest(each)
         return None
 

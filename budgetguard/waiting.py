@@ -53,6 +53,8 @@ class Waiter:
     def __init__(self, owner: object) -> None:
         self.owner = owner
         """The thread id or asyncio task that waits."""
+        self.ahead = False
+        """Whether it stands before those who were promised nothing."""
         self.cannot_wait = ""
         """Why it must not wait, in words; empty if it may."""
         self.give_up = float("inf")
@@ -67,15 +69,22 @@ class Waiter:
         """Forget earlier wakes."""
         raise NotImplementedError
 
-    def join(self, account: Account) -> None:
-        """Queue up there, behind whoever waits already; call under the store's lock."""
+    def join(self, account: Account, *, ahead: bool = False) -> None:
+        """Queue up there, behind whoever waits already; call under the store's lock.
+
+        Args:
+            account: Where there is no room for the moment.
+            ahead: Whether it was promised a share of that, and stands before those who were not.
+        """
+        self.ahead = ahead
         self.clear()
         if self._queue is account:
             return
         self.leave()
         if account.waiters is None:
             account.waiters = deque()
-        account.waiters.append(self)
+        before = sum(each.ahead for each in account.waiters) if ahead else len(account.waiters)
+        account.waiters.insert(before, self)
         self._queue = account
 
     def leave(self) -> None:

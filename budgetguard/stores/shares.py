@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from budgetguard.spend import ZERO, Vector, minus, plus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from budgetguard.stores.memory import Account
 
 
@@ -20,6 +18,8 @@ class Share(NamedTuple):
     """What the child may use of it at least, from when it was opened."""
     used_before: Vector
     """What the child's account had used by then."""
+    meters: tuple[int, ...]
+    """The meters that the account limits."""
 
     @property
     def left(self) -> Vector:
@@ -31,8 +31,20 @@ class Share(NamedTuple):
         return (a, b, c, d, e, f)
 
 
+    def covers(self, need: Vector) -> bool:
+        """Whether a call fits into what is left of it."""
+        left = self.left
+        return all(need[meter] <= left[meter] for meter in self.meters)
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether the child has settled as much of some meter as it was promised."""
+        used = minus(self.child.settled, self.used_before)
+        return any(used[meter] >= self.guaranteed[meter] for meter in self.meters)
+
+
 def share_of(
-    parent: Account, limits: Iterable[tuple[int, int]], child: Account, part: float
+    parent: Account, limits: tuple[tuple[int, int], ...], child: Account, part: float
 ) -> Share:
     """A part of every limit of the parent, or what is free of it, for a child that opens now."""
     taken = plus(plus(parent.settled, parent.held), kept_for_others(parent, ()))
@@ -40,7 +52,8 @@ def share_of(
     for meter, limit in limits:
         guaranteed[meter] = max(0, min(int(limit * part), limit - taken[meter]))
     a, b, c, d, e, f = guaranteed
-    return Share(child, (a, b, c, d, e, f), plus(child.settled, child.held))
+    used = plus(child.settled, child.held)
+    return Share(child, (a, b, c, d, e, f), used, tuple(meter for meter, _ in limits))
 
 
 def kept_for_others(account: Account, lineage: tuple[Account, ...]) -> Vector:
@@ -50,3 +63,11 @@ def kept_for_others(account: Account, lineage: tuple[Account, ...]) -> Vector:
         if share.child not in lineage:
             total = plus(total, share.left)
     return total
+
+
+def is_promised(account: Account, lineage: tuple[Account, ...], need: Vector | None = None) -> bool:
+    """Whether a caller draws on a share that covers `need`, or on any that is not used up."""
+    return any(
+        share.child in lineage and (not share.is_used_up if need is None else share.covers(need))
+        for share in account.shares
+    )
