@@ -174,9 +174,12 @@ class Scope(Reading):
             lambda waiter: self._attempt(call, waiter),
             waiter,
             patience_s=min((each.budget.patience for each in self.lineage.answering), default=0.0),
-            until=min((each.deadline for each in self.lineage.answering), default=float("inf")),
+            until=self._nearest_deadline,
             busy=self.busy,
         )
+
+    def _nearest_deadline(self) -> float:
+        return min((each.deadline for each in self.lineage.answering), default=float("inf"))
 
     def _attempt(self, call: Call, waiter: Waiter) -> Generator[Ask, Reply, Ticket | Short]:
         if self.lineage.shared:
