@@ -203,7 +203,7 @@ def fits_outright(demand: Demand, scopes: Sequence[Scope]) -> Grant | None:
         if account.waiters:
             return None
         taken = plus(account.settled, account.held)
-        if account.reserves:
+        if account.reserves or account.elsewhere is not ZERO:
             taken = plus(taken, _others(account, loop))
         total = need
         if loop is not None and keeps_reserve(scope, loop):
@@ -253,7 +253,7 @@ def lacking(grant: Grant, scopes: Sequence[Scope], loop: Loop | None) -> Short |
 
 
 def _others(account: Account, loop: Loop | None) -> Vector:
-    if not account.reserves:
+    if not account.reserves and account.elsewhere is ZERO:
         return ZERO
     return account.reserved_for_others(None if loop is None else loop.id)
 

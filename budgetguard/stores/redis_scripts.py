@@ -80,7 +80,9 @@ def reply(addresses: tuple[Address, ...], answer: bytes) -> Reply:
         return Reply(tuple(map(Balance, current)), rolled=True)
     balances = tuple(
         _balance(address, now, totals)
-        for address, totals in zip(addresses, _TOTALS.iter_unpack(answer[_HEAD.size :]), strict=True)
+        for address, totals in zip(
+            addresses, _TOTALS.iter_unpack(answer[_HEAD.size :]), strict=True
+        )
     )
     short = None if line < 0 else (line, meter)
     return Reply(balances, short, late=bool(late), repeated=bool(repeated))
