@@ -89,7 +89,7 @@ def _read(scope: Scope, *, only_old: bool) -> Generator[Ask, Reply, bool]:
         try:
             yield from _read_group(group)
         except StoreUnavailableError:
-            if not group.may_go_on_alone:
+            if not group.may_go_on_alone(scope.lineage.answering):
                 raise
     return everything
 
@@ -115,7 +115,7 @@ def _hold(case: Case, grant: Grant) -> Generator[Ask, Reply, Short | None]:
                     group.link, Hold(id, grant.need, _lines(case, grant, group), loop)
                 )
             except StoreUnavailableError:
-                _go_on_alone(group, grant)
+                _go_on_alone(group, grant, case.scope.lineage.answering)
                 parts.append(_part(group, offline=True))
                 continue
             short = _taken(group, reply, grant, case.loop)
@@ -168,18 +168,19 @@ def _part(group: Group, *, offline: bool = False) -> Part:
     return Part(group.link, accounts, held_in, offline)
 
 
-def _go_on_alone(group: Group, grant: Grant) -> None:
+def _go_on_alone(group: Group, grant: Grant, answering: tuple[Scope, ...]) -> None:
     """Count a call against the part that is allowed while the store is out of reach.
 
     Raises:
         StoreUnavailableError: If there is none, or it is used up.
     """
-    if not group.may_go_on_alone:
+    if not group.may_go_on_alone(answering):
         raise  # noqa: PLE0704 -- called where it was caught
     allowed: list[SharedAccount] = []
     with STORE.lock:
         for scope, account in group.members:
-            if not account.allow_offline(grant.need, scope.budget.held_limits):
+            limits = scope.budget.held_limits if scope in answering else ()
+            if not account.allow_offline(grant.need, limits):
                 for each in allowed:
                     each.settle_offline(grant.need, ZERO)
                 raise StoreUnavailableError(

@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -143,7 +143,7 @@ def is_quiet(scope: Scope, *budgets: Budget) -> bool:
     account = scope.account
     if any((*account.held, *account.elsewhere)) or account.reserves or account.waiters:
         return False
-    if account.shared and account._unconfirmed != (ZERO, ZERO):  # pyright: ignore
+    if account.shared and account._unconfirmed != (ZERO, ZERO):
         return False
     shared = [each for each in (scope.budget, *budgets) if each.store is not None]
     known = [balance for each in shared for balance in balances(each)]
@@ -472,10 +472,8 @@ async def test_a_task_cancelled_at_any_moment_of_its_admission_leaves_nothing_he
                 await asyncio.sleep(0)
             await asyncio.sleep(steps * 0.0001)
             task.cancel()
-            try:
+            with suppress(asyncio.CancelledError):
                 (await task).release()
-            except asyncio.CancelledError:
-                pass
         assert scope.counts.in_flight == 0
         assert await asyncio.to_thread(eventually, lambda: is_quiet(scope))
         assert STORE.in_flight == set()
@@ -544,7 +542,7 @@ def hourly(request, tenant, clock) -> Callable[..., Budget]:
     def make(**fields: Any) -> Budget:
         store = None if request.param == "memory" else request.getfixturevalue("sqlite_url")
         if store is not None:
-            link_to(store).store._clock = lambda: clock[0]  # pyright: ignore
+            link_to(store).store._clock = lambda: clock[0]
         common: dict[str, Any] = {"store": store, "tenant": tenant, "window": "hour"}
         return Budget("hourly", **{"policy": PLAIN, **common, **fields})
 
@@ -556,7 +554,7 @@ def later(clock: list[float], scope: Scope) -> None:
     clock[0] += 3_600
     for each in scope.lineage.accounts:
         if each.shared:
-            each.read_at = float("-inf")  # pyright: ignore
+            each.read_at = float("-inf")
 
 
 def test_an_account_starts_anew_when_its_window_ends(hourly, clock):
@@ -788,9 +786,9 @@ def test_who_waits_when_the_seconds_are_extended_waits_quietly_and_longer(accoun
             waiting(scope, 1)
             scope.extend(seconds=60)
             time.sleep(0.25)
-            before = time.thread_time(), time.process_time()
+            before = time.process_time()
             time.sleep(0.2)
-            assert time.process_time() - before[1] < 0.15
+            assert time.process_time() - before < 0.1
             ticket.settle(Usage())
             second.result(10).settle(USED)
 
