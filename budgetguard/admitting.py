@@ -60,9 +60,13 @@ def _steps(scope: Scope, call: Call, waiter: Waiter) -> Steps:
         partial(_attempt, scope, call),
         waiter,
         patience_s=min((each.budget.patience for each in answering), default=0.0),
-        until=min((each.deadline for each in answering), default=float("inf")),
+        until=partial(_nearest_deadline, scope),
         busy=partial(notices.busy, scope),
     )
+
+
+def _nearest_deadline(scope: Scope) -> float:
+    return min((each.deadline for each in scope.lineage.answering), default=float("inf"))
 
 
 def _attempt(scope: Scope, call: Call, waiter: Waiter) -> Generator[Ask, Any, Ticket | Short]:

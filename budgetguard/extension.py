@@ -76,6 +76,7 @@ def raise_limits(scope: Scope, extension: Limits) -> None:
         _raise_in_store(account, extra)
     with STORE.lock:
         if not account.shared:
+            account.renew()
             account.extra = plus(account.extra, extra)
         scope.deadline += extension.seconds or 0.0
         scope.more_seconds += extension.seconds or 0.0

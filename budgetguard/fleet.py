@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Hashable, Iterable
 
     from budgetguard.call import Call
+    from budgetguard.loops import Loop
     from budgetguard.scope import Scope
     from budgetguard.stores.memory import Account
     from budgetguard.stores.protocol import Reply
@@ -88,7 +89,7 @@ def _read(scope: Scope, *, only_old: bool) -> Generator[Ask, Reply, bool]:
         try:
             yield from _read_group(group)
         except StoreUnavailableError:
-            if not group.may_go_on_alone:
+            if not group.may_go_on_alone(scope.lineage.answering):
                 raise
     return everything
 
@@ -114,10 +115,10 @@ def _hold(case: Case, grant: Grant) -> Generator[Ask, Reply, Short | None]:
                     group.link, Hold(id, grant.need, _lines(case, grant, group), loop)
                 )
             except StoreUnavailableError:
-                _go_on_alone(group, grant)
+                _go_on_alone(group, grant, case.scope.lineage.answering)
                 parts.append(_part(group, offline=True))
                 continue
-            short = _taken(group, reply, grant)
+            short = _taken(group, reply, grant, case.loop)
             if short is not None:
                 asked = None
                 _undo(case, grant, Held(id, grant.need, loop, tuple(parts)), None)
@@ -145,15 +146,16 @@ def _lines(case: Case, grant: Grant, group: Group) -> tuple[Line, ...]:
     )
 
 
-def _taken(group: Group, reply: Reply, grant: Grant) -> Short | None:
+def _taken(group: Group, reply: Reply, grant: Grant, loop: Loop | None) -> Short | None:
     """Take over the balances of an answer to a hold; returns who is short if it was not made."""
     if reply.rolled:
         group.take(reply)
         return Short(group.members[0][0], TURNS)
     made = reply.short is None
+    used_up = loop.id if made and grant.final and loop is not None else None
     with STORE.lock:
         for (_, account), balance in zip(group.members, reply.balances, strict=True):
-            account.confirm(balance, grant.need if made else ZERO)
+            account.confirm(balance, grant.need if made else ZERO, dropped=used_up)
     if reply.short is None:
         return None
     index, meter = reply.short
@@ -166,20 +168,25 @@ def _part(group: Group, *, offline: bool = False) -> Part:
     return Part(group.link, accounts, held_in, offline)
 
 
-def _go_on_alone(group: Group, grant: Grant) -> None:
+def _go_on_alone(group: Group, grant: Grant, answering: tuple[Scope, ...]) -> None:
     """Count a call against the part that is allowed while the store is out of reach.
 
     Raises:
         StoreUnavailableError: If there is none, or it is used up.
     """
-    if not group.may_go_on_alone:
+    if not group.may_go_on_alone(answering):
         raise  # noqa: PLE0704 -- called where it was caught
+    allowed: list[SharedAccount] = []
     with STORE.lock:
         for scope, account in group.members:
-            if not account.allow_offline(grant.need, scope.budget.held_limits):
+            limits = scope.budget.held_limits if scope in answering else ()
+            if not account.allow_offline(grant.need, limits):
+                for each in allowed:
+                    each.settle_offline(grant.need, ZERO)
                 raise StoreUnavailableError(
                     group.link.store.url, "and the part allowed without it is used up"
                 )
+            allowed.append(account)
 
 
 def _undo(case: Case, grant: Grant, held: Held, asked: Group | None) -> None:
@@ -196,13 +203,13 @@ def drop_reserves(loop: Hashable, accounts: Iterable[Account]) -> None:
     for account in accounts:
         if is_shared(account):
             name = loop_name(loop)
-            account.link.leases.keep(name, ())
+            account.link.leases.keep(name, {account.address: False})
             account.link.deliver(
-                Drop(name, (account.address,)), partial(_dropped, account), now=False
+                Drop(name, (account.address,)), partial(_dropped, account, loop), now=False
             )
 
 
-def _dropped(account: SharedAccount, reply: Reply) -> None:
+def _dropped(account: SharedAccount, loop: Hashable, reply: Reply) -> None:
     with STORE.lock:
-        account.confirm(reply.balances[0])
+        account.confirm(reply.balances[0], dropped=loop)
         account.wake()

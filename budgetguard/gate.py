@@ -91,6 +91,10 @@ class Case:
         self.outputs: Outputs | None = None
         self.ticket: Ticket | None = None
         """What came of it, if it was granted."""
+        if scope.lineage.renewed:  # before the policies are asked what they say of it
+            with STORE.lock:
+                for account in scope.lineage.accounts:
+                    account.renew()
         self.plans = [ask(each, call) for each in scope.lineage.answering]
         plan = EMPTY
         for each in self.plans:
@@ -112,9 +116,6 @@ class Case:
         scope, call = self.scope, self.call
         with STORE.lock:
             scope.check_open()
-            if scope.lineage.renewed:
-                for account in scope.lineage.accounts:
-                    account.renew()
             self.loop = scope.loops.at(call.loop, scope) if call.loop else None
             self.outputs = self._find_outputs()
             outright = self._outright()
@@ -126,7 +127,8 @@ class Case:
                     return verdict
                 verdict = short
             if firmly and isinstance(verdict, Ended):
-                scope.standing.latch(verdict.short, verdict.end)
+                short, end = verdict
+                scope.standing.latch(short, end, (short.scope.account,))
             elif firmly and waiter is not None:
                 account = verdict.scope.account  # type: ignore[union-attr]
                 waiter.join(account, ahead=is_promised(account, scope.lineage.accounts))
@@ -174,7 +176,7 @@ class Case:
     def _considered(self) -> Grant | Ended:
         """Grant the call by what is settled, as an ordinary or as a last one, or end the budget."""
         scope, loop, standing = self.scope, self.loop, self.scope.standing
-        standing.unlatch_in_new_window()
+        standing.unlatch_if_renewed()
         latched = standing.latched
         if latched is not None and not self._is_owed_its_last():
             return Ended(latched[0], self._end_in(latched[0].scope, latched[1]))
@@ -272,7 +274,8 @@ class Case:
         self._before = [(each, each.reserves.get(loop.id)) for each, _ in grant.reserves]
         if grant.final:
             loop.grant()
-            self.scope.standing.latch(fullest(self.scope), self.scope.end, loop)
+            scope = self.scope
+            scope.standing.latch(fullest(scope), scope.end, scope.lineage.accounts, loop)
         for account, reserve in grant.reserves:
             loop.keep(account, reserve)
 

@@ -43,10 +43,10 @@ class Group(NamedTuple):
             self.take(reply)
             rolled = reply.rolled
 
-    @property
-    def may_go_on_alone(self) -> bool:
-        """Whether every budget allows a part while the store is out of reach."""
-        return all(scope.budget.on_store_failure == "local" for scope, _ in self.members)
+    def may_go_on_alone(self, answering: tuple[Scope, ...]) -> bool:
+        """Whether every budget that answers allows a part while the store is out of reach."""
+        asked = [scope for scope, _ in self.members if scope in answering]
+        return all(scope.budget.on_store_failure == "local" for scope in asked)
 
 
 def is_shared(account: Account) -> TypeGuard[SharedAccount]:

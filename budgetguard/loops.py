@@ -49,7 +49,7 @@ class Loop:
 
     def keep(self, account: Account, reserve: Vector) -> None:
         """Move the reserve of this loop to what its last call would need now."""
-        if self.id not in account.reserves:
+        if account not in self._kept_in:
             self._kept_in.append(account)
         account.reserves[self.id] = reserve
 
@@ -64,7 +64,8 @@ class Loop:
 
     def grant(self) -> None:
         """Its last call is made now, from what was kept back for it."""
-        self._used = [(account, account.reserves[self.id]) for account in self._kept_in]
+        kept_in = [each for each in self._kept_in if self.keeps_in(each)]  # not in a new window
+        self._used = [(account, account.reserves[self.id]) for account in kept_in]
         self.granted = True
         self.drop()
 
@@ -79,7 +80,7 @@ class Loop:
         """Keep nothing back any more; returns the accounts where something was kept."""
         kept_in, self._kept_in = self._kept_in, []
         for account in kept_in:
-            account.reserves.pop(self.id, None)
+            account.drop(self.id)
             account.wake()
         return kept_in
 

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from budgetguard.efforts.scale import lower
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from budgetguard.admission import Short
     from budgetguard.efforts import Effort
     from budgetguard.errors import BudgetExceeded
     from budgetguard.loops import Loop
     from budgetguard.plan import End
+    from budgetguard.spend import Vector
+    from budgetguard.stores.memory import Account
 
 Outcome = Literal["refused", "error", "stopped", "finished", "degraded", "completed"]
 """How a task went; the first that applies, in this order."""
@@ -34,8 +38,8 @@ class Standing:
     """The flags of a scope. What admission relies on changes under the store's lock."""
 
     __slots__ = (
-        "calls", "closed", "degraded", "effort", "error", "exceeded", "finished",
-        "latched", "latched_by", "latched_in", "lowered", "rung",
+        "_latched_at", "calls", "closed", "degraded", "effort", "error", "exceeded", "finished",
+        "latched", "latched_by", "lowered", "rung",
         "stopped", "told_effort", "told_rung",
     )  # fmt: skip
 
@@ -54,8 +58,8 @@ class Standing:
         """The ending that was delivered; every later admission is refused alike."""
         self.latched_by: Loop | None = None
         """The loop whose last call was that ending; `None` if it was a refusal or a stop."""
-        self.latched_in = ""
-        """The window of the account that was short then; in another, the latch is off."""
+        self._latched_at: list[tuple[Account, str, Vector]] = []
+        """Window and extension of the accounts it depends on; with others, the latch is off."""
         self.exceeded: BudgetExceeded | None = None
         self.error = False
         self.stopped = False
@@ -75,20 +79,34 @@ class Standing:
             return "finished"
         return "degraded" if self.degraded else "completed"
 
-    def latch(self, short: Short, end: End, by: Loop | None = None) -> None:
-        """Note that the ending was delivered, the first time."""
+    def latch(
+        self, short: Short, end: End, accounts: Iterable[Account], by: Loop | None = None
+    ) -> None:
+        """Note that the ending was delivered, the first time.
+
+        Args:
+            short: Where there is no room.
+            end: The ending.
+            accounts: What it depends on.
+            by: The loop whose last call it is.
+        """
         if self.latched is None:
             self.latched, self.latched_by = (short, end), by
-            self.latched_in = short.scope.account.window
+            self._latched_at = [(each, each.window, each.extra) for each in accounts]
 
     def unlatch(self) -> None:
-        """Take calls again."""
+        """Take calls again, also of a loop that had its last one."""
+        if self.latched_by is not None:
+            self.latched_by.granted = False
         self.latched = self.latched_by = None
+        self._latched_at = []
 
-    def unlatch_in_new_window(self) -> None:
-        """Take calls again if the account that was short has started anew since."""
-        if self.latched is not None and self.latched[0].scope.account.window != self.latched_in:
-            self.unlatch()
+    def unlatch_if_renewed(self) -> None:
+        """Take calls again if an account has started anew since, or somebody extended it."""
+        for account, window, extra in self._latched_at:
+            if account.window != window or account.extra != extra:
+                self.unlatch()
+                return
 
     def admit(self, effort: Effort | None, rung: int) -> None:
         """Count an admitted call, and keep the effort and the rung it was planned with."""

@@ -116,7 +116,8 @@ class Ticket:
             if ends_loop and self._loop is not None:
                 self.scope.loops.forget(self._loop.id)
         if self.held is not None:
-            self.held.settle(used, ends_loop=ends_loop, now=not runs_an_event_loop())
+            ended = self._loop.id if ends_loop and self._loop is not None else None
+            self.held.settle(used, ended=ended, now=not runs_an_event_loop())
         if events.listening():
             self._tell_settled(usage, nano)
 

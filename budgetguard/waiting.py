@@ -19,7 +19,7 @@ from budgetguard.errors import StoreUnavailableError
 from budgetguard.stores.memory import STORE
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from budgetguard.admission import Short
     from budgetguard.stores.link import Ask
@@ -175,7 +175,7 @@ class TaskWaiter(Waiter):
     async def _after(self, step: float | Ask) -> Reply | None:
         if isinstance(step, tuple):
             link, command = step
-            return await self._loop.run_in_executor(link.threads, link.run, command)
+            return await asyncio.wrap_future(link.submit(command), loop=self._loop)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(step):
                 await self._event.wait()
@@ -183,7 +183,7 @@ class TaskWaiter(Waiter):
 
 
 def admission(
-    attempt: Attempt, waiter: Waiter, *, patience_s: float, until: float, busy: Busy
+    attempt: Attempt, waiter: Waiter, *, patience_s: float, until: Callable[[], float], busy: Busy
 ) -> Steps:
     """Yield what to ask of a store, or how many seconds to wait at most; return the Ticket.
 
@@ -191,7 +191,7 @@ def admission(
         attempt: Decides anew.
         waiter: Who waits.
         patience_s: Seconds this may take in all.
-        until: Monotonic time of the nearest deadline of the lineage.
+        until: Tells the monotonic time of the nearest deadline of the lineage.
         busy: Makes the error for a call that cannot wait.
 
     Raises:
@@ -208,7 +208,7 @@ def admission(
                 raise busy(verdict, waiter.cannot_wait)
             if held_by(waiter.owner, verdict):
                 raise busy(verdict, "this task itself holds it: end its stream first")
-            left = min(give_up, until) - time.monotonic()
+            left = min(give_up, until()) - time.monotonic()
             if give_up <= time.monotonic():
                 raise busy(verdict, f"patience of {patience_s:g} s ran out")
             yield min(max(left, 0.0), verdict.scope.account.look_again_s(waiter))

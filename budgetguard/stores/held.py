@@ -30,25 +30,25 @@ class Part(NamedTuple):
     offline: bool = False
     """Whether the store was out of reach, so that it knows nothing of the hold."""
 
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The accounts' addresses then."""
+        return tuple(address for address, _ in self.held_in)
+
     def count_offline(self, need: Vector, used: Vector) -> None:
         """Count what a call really used in the part that is allowed without the store."""
         with STORE.lock:
             for account in self.accounts:
                 account.settle_offline(need, used)
 
-    def confirm(self, need: Vector) -> None:
-        """Forget a hold that no store was ever told of."""
-        with STORE.lock:
-            for account in self.accounts:
-                account.confirm(account.balance, minus(ZERO, need))
-
 
 class Held:
     """The holds of one call, by store."""
 
-    __slots__ = ("_deliveries", "_id", "_loop", "_need", "_parts")
+    __slots__ = ("_deliveries", "_ended", "_id", "_loop", "_need", "_parts")
 
     def __init__(self, id: str, need: Vector, loop: str, parts: tuple[Part, ...]) -> None:
+        self._ended: Hashable = None
         self._id = id
         self._need = need
         self._loop = loop
@@ -60,27 +60,29 @@ class Held:
         for part in self._parts:
             if part.offline:
                 continue
-            part.link.leases.hold(self._id, tuple(address for address, _ in part.held_in))
+            part.link.leases.hold(self._id, part.addresses)
             if loop is not None:
-                kept = tuple(each.address for each in part.accounts if loop.keeps_in(each))
+                kept = {each.address: loop.keeps_in(each) for each in part.accounts}
                 part.link.leases.keep(self._loop, kept)
             part.link.keep_leases()
 
-    def settle(self, used: Vector, *, ends_loop: bool, now: bool) -> None:
+    def settle(self, used: Vector, *, ended: Hashable, now: bool) -> None:
         """Tell the stores what was used; what cannot be told now is told later.
 
         Args:
             used: What was used.
-            ends_loop: Whether the agent loop of the call is over.
+            ended: The agent loop of the call, if it is over.
             now: Whether this thread may wait for the store.
         """
+        self._ended = ended
+        ends_loop = ended is not None
         for part in self._parts:
             part.link.leases.end(self._id)
             part.link.learning.note()
             if part.offline:
                 part.count_offline(self._need, used)
             if ends_loop and self._loop:
-                part.link.leases.keep(self._loop, ())
+                part.link.leases.keep(self._loop, dict.fromkeys(part.addresses, False))
             ended = self._loop if ends_loop else ""
             self._deliveries.append(
                 part.link.deliver(
@@ -102,14 +104,15 @@ class Held:
             part.link.leases.end(self._id)
             if part.offline:  # nobody but this process knows of it
                 part.count_offline(self._need, ZERO)
-                part.confirm(self._need)
                 continue
             kept = tuple(each.reserves.get(loop, ZERO) for each in part.accounts)
-            addresses = tuple(address for address, _ in part.held_in)
             name, reserves = (self._loop, kept) if restores and self._loop else ("", ())
+            if name:
+                keeps = (any(each) for each in kept)
+                part.link.leases.keep(name, dict(zip(part.addresses, keeps, strict=True)))
             self._deliveries.append(
                 part.link.deliver(
-                    Release(self._id, addresses, name, reserves),
+                    Release(self._id, part.addresses, name, reserves),
                     partial(self._released, part),
                     now=now,
                 )
@@ -118,10 +121,9 @@ class Held:
     def give_up(self, part: Part, loop: Hashable) -> None:
         """Give back what was asked for in one more store and may have been held there."""
         kept = tuple(each.reserves.get(loop, ZERO) for each in part.accounts)
-        addresses = tuple(address for address, _ in part.held_in)
         reserves = kept if self._loop else ()
         part.link.deliver(
-            Release(self._id, addresses, self._loop, reserves),
+            Release(self._id, part.addresses, self._loop, reserves),
             partial(self._given_up, part),
             now=False,
         )
@@ -152,7 +154,8 @@ class Held:
                 account.wake()
 
     def _confirm(self, part: Part, reply: Reply, used: Vector) -> None:
+        freed = ZERO if part.offline else minus(ZERO, self._need)  # else it was never confirmed
         with STORE.lock:
             for account, balance in zip(part.accounts, reply.balances, strict=True):
-                account.confirm(balance, minus(ZERO, self._need), used)
+                account.confirm(balance, freed, used, dropped=self._ended)
                 account.wake()

@@ -11,6 +11,8 @@ from budgetguard.errors import StoreUnavailableError
 from budgetguard.stores.protocol import Renew
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from budgetguard.stores.protocol import Address, Store
 
 _log = logging.getLogger("budgetguard")
@@ -27,15 +29,17 @@ class Leases:
         self._loops: dict[str, tuple[Address, ...]] = {}
 
     def hold(self, id: str, accounts: tuple[Address, ...]) -> None:
-        """A hold was made."""
-        self._holds[id] = accounts
+        """A hold was made, in these accounts too."""
+        self._holds[id] = (*self._holds.get(id, ()), *accounts)
 
     def end(self, id: str) -> None:
         """A hold was settled or given back."""
         self._holds.pop(id, None)
 
-    def keep(self, loop: str, accounts: tuple[Address, ...]) -> None:
-        """A loop keeps a reserve in these accounts."""
+    def keep(self, loop: str, kept: Mapping[Address, bool]) -> None:
+        """A loop keeps a reserve in these accounts, or none there any more."""
+        others = tuple(each for each in self._loops.get(loop, ()) if each not in kept)
+        accounts = (*others, *(address for address, keeps in kept.items() if keeps))
         if accounts:
             self._loops[loop] = accounts
         else:

@@ -24,6 +24,7 @@ from budgetguard.stores.learning import Learning
 from budgetguard.stores.leases import Leases
 from budgetguard.stores.memory import STORE
 from budgetguard.stores.opening import open_store
+from budgetguard.stores.protocol import Hold, Release
 from budgetguard.stores.shared import SharedAccount
 from budgetguard.stores.windows import kind_of
 
@@ -80,6 +81,8 @@ class Link:
         self._failed = False
         self._busy = threading.local()  # a finalizer may run in the middle of a command
         self._closed = False
+        self._asked: set[str] = set()
+        """Holds that a thread of ours is asking for, whether or not somebody still waits."""
         atexit.register(self.close)
 
     def account(self, address: Address, renewed: Window | None) -> SharedAccount:
@@ -114,6 +117,19 @@ class Link:
             self._is_back()
         return reply
 
+    def submit(self, command: Command) -> Future[Reply]:
+        """Run a command in a thread of ours; who asked may go away, as a cancelled task does."""
+        future = self.threads.submit(self.run, command)
+        if isinstance(command, Hold):
+            self._asked.add(command.id)
+            future.add_done_callback(partial(self._answered, command.id))
+        return future
+
+    def _answered(self, id: str, _: Future[Reply]) -> None:
+        with self._changed:
+            self._asked.discard(id)
+            self._changed.notify_all()
+
     def deliver(
         self, command: Command, confirm: Callable[[Reply], None], *, now: bool
     ) -> Future[bool]:
@@ -136,6 +152,8 @@ class Link:
             else:
                 item.delivered.set_result(True)
                 return item.delivered
+        if self._failed:
+            _resolve(item.delivered, done=False)
         with self._changed:
             self._queue.append(item)
             self._start_courier()
@@ -188,6 +206,7 @@ class Link:
 
     def _deliver_forever(self) -> None:
         attempt = 0
+        self._busy.here = True  # what a finalizer delivers here must queue up too
         while not self._closed:
             with self._changed:
                 if not self._queue:
@@ -197,6 +216,9 @@ class Link:
             self.learning.keep_due()
             if item is None:
                 continue
+            if isinstance(item.command, Release):  # never overtakes its hold
+                with self._changed:
+                    self._changed.wait_for(partial(self._is_answered, item.command.id), FLUSH_S)
             if self._deliver(item):
                 attempt = 0
             else:
@@ -205,13 +227,19 @@ class Link:
                 attempt += 1
         self.store.close()
 
+    def _is_answered(self, id: str) -> bool:
+        return id not in self._asked
+
     def _deliver(self, item: _Item) -> bool:
         try:
             reply = self.store.run(item.command)
             item.confirm(reply)
         except StoreUnavailableError:
             self._failed = True
-            _resolve(item.delivered, done=False)
+            with self._changed:
+                waiting = list(self._queue)
+            for each in waiting:  # nobody waits for those behind it either
+                _resolve(each.delivered, done=False)
             return False
         except Exception:  # noqa: BLE001 -- what cannot be understood must not stop the rest
             _log.exception("a settlement could not be delivered to %s", self.store.url)

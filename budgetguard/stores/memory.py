@@ -87,6 +87,10 @@ class Account:
         self.held = minus(self.held, need)
         self.released += 1
 
+    def drop(self, loop: Hashable) -> None:
+        """Keep nothing back for that agent loop any more."""
+        self.reserves.pop(loop, None)
+
     def reserved_for_others(self, loop: Hashable) -> Vector:
         """What every agent loop but this one keeps back for its last call."""
         total = self.elsewhere

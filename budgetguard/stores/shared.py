@@ -16,6 +16,8 @@ from budgetguard.stores.memory import Account
 from budgetguard.stores.protocol import Address, Balance
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from budgetguard.stores.link import Link
     from budgetguard.stores.protocol import Window
     from budgetguard.waiting import Waiter
@@ -38,7 +40,7 @@ class SharedAccount(Account):
     """The mirror of an account; everything here changes under the ledger's lock."""
 
     __slots__ = (
-        "__weakref__", "_offline_room", "_offline_used", "_unconfirmed",
+        "__weakref__", "_leaving", "_offline_room", "_offline_used", "_unconfirmed",
         "address", "balance", "link", "read_at",
     )  # fmt: skip
 
@@ -52,6 +54,8 @@ class SharedAccount(Account):
         self.read_at = float("-inf")
         """Monotonic time of the last balance."""
         self._unconfirmed = Unconfirmed()
+        self._leaving: dict[Hashable, Vector] = {}
+        """What loops of this process keep no more, and the store may not know that."""
         self._offline_room: Vector | None = None
         self._offline_used = ZERO
 
@@ -79,6 +83,12 @@ class SharedAccount(Account):
         """Forget a hold that the store did not make."""
         self._change(held=minus(ZERO, need))
 
+    def drop(self, loop: Hashable) -> None:
+        """Note that nothing is kept back for that loop; the store is about to be told."""
+        kept = self.reserves.pop(loop, None)
+        if kept is not None:
+            self._leaving[loop] = kept
+
     def look_again_s(self, waiter: Waiter) -> float:
         """Seconds until the first in line looks by himself; the others wait for him."""
         self.link.watch()
@@ -87,8 +97,23 @@ class SharedAccount(Account):
         least, most = self.link.store.poll_s
         return random.uniform(least, most)  # noqa: S311 -- not a secret
 
-    def confirm(self, balance: Balance, held: Vector = ZERO, settled: Vector = ZERO) -> None:
-        """Take over a balance that contains what was noted as `held` and `settled` before."""
+    def confirm(
+        self,
+        balance: Balance,
+        held: Vector = ZERO,
+        settled: Vector = ZERO,
+        *,
+        dropped: Hashable = None,
+    ) -> None:
+        """Take over a balance that contains what was noted before.
+
+        Args:
+            balance: What the store answered.
+            held: What it contains that was noted as held.
+            settled: What it contains that was noted as settled.
+            dropped: The loop that keeps nothing back in it any more.
+        """
+        self._leaving.pop(dropped, None)
         if balance.address.window != self.address.window:
             return
         known = self.balance
@@ -105,6 +130,7 @@ class SharedAccount(Account):
         self.balance = Balance(self.address)
         self.read_at = float("-inf")
         self._unconfirmed = Unconfirmed()
+        self._leaving = {}
         self._offline_room, self._offline_used = None, ZERO
         self.start(window)
 
@@ -120,11 +146,13 @@ class SharedAccount(Account):
 
     def settle_offline(self, need: Vector, used: Vector) -> None:
         """Count what such a call really used instead of what it needed at most."""
-        self._offline_used = plus(minus(self._offline_used, need), used)
+        if self._offline_room is not None:
+            self._offline_used = plus(minus(self._offline_used, need), used)
 
     def online(self) -> None:
         """The store is in reach again, and knows everything."""
         self._offline_room, self._offline_used = None, ZERO
+        self._leaving = {}
 
     def _change(self, *, held: Vector = ZERO, settled: Vector = ZERO) -> None:
         before = self._unconfirmed
@@ -144,7 +172,7 @@ class SharedAccount(Account):
 
     def _kept_here(self) -> Vector:
         total = ZERO
-        for reserve in self.reserves.values():
+        for reserve in (self._leaving | self.reserves).values():
             total = plus(total, reserve)
         return total
 

@@ -18,6 +18,7 @@ from budgetguard.stores.memory import STORE
 from budgetguard.testing import LoopbackProvider, Script
 from budgetguard_langchain import marks, runs
 from budgetguard_langchain.calls import CALIBRATION
+from tests.stores.conftest import redis_url, shared_redis  # noqa: F401 -- fixtures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -125,3 +125,9 @@ def redis_cluster(tmp_path: Path) -> Iterator[RedisServer]:
                 assert time.monotonic() < give_up, "the cluster does not come up"
                 time.sleep(0.01)
         yield server
+
+
+@pytest.fixture
+def durable_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server of the test's own that keeps its data when it is started again."""
+    yield from running(tmp_path, "--appendonly", "yes", "--appendfsync", "always")
