@@ -23,6 +23,7 @@ from budgetguard.spend import (
     Vector,
     plus,
 )
+from budgetguard.stores.shares import kept_for_others
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -190,27 +191,28 @@ def decide(demand: Demand, scopes: Sequence[Scope], *, last: bool) -> Grant | Sh
     return Grant(cap, demand.need(cap), last, tuple(reserves), bound_by, demand.want)
 
 
-def fits_outright(demand: Demand, scopes: Sequence[Scope]) -> Grant | None:
-    """The whole wish, if every scope has room for it beside all that is held, reserved or queued.
+def fits_outright(demand: Demand, scope: Scope) -> Grant | None:
+    """The whole wish, if every scope of the lineage has room for it beside all that is held, reserved or queued.
 
     Where it answers, `decide` and `lacking` would say the same; it is only quicker.
     """
     cap, loop = demand.want, demand.loop
     need = demand.need(cap)
     reserves: tuple[tuple[Account, Vector], ...] = ()
-    for scope in scopes:
-        account = scope.account
+    for each in scope.lineage.answering:
+        account = each.account
         if account.waiters:
             return None
         taken = plus(account.settled, account.held)
-        if account.reserves:
+        if account.reserves or account.shares or account.elsewhere is not ZERO:
             taken = plus(taken, _others(account, loop))
+            taken = plus(taken, kept_for_others(account, scope.lineage.accounts))
         total = need
-        if loop is not None and keeps_reserve(scope, loop):
-            reserve = demand.reserve(cap, scope.budget.answer_tokens)
+        if loop is not None and keeps_reserve(each, loop):
+            reserve = demand.reserve(cap, each.budget.answer_tokens)
             reserves = (*reserves, (account, reserve))
             total = plus(need, reserve)
-        for meter, limit in scope.held_limits:
+        for meter, limit in each.held_limits:
             if taken[meter] + total[meter] > limit:
                 return None
     return Grant(cap, need, final=False, reserves=reserves, wish=cap)
@@ -238,22 +240,27 @@ def _cap_in(demand: Demand, scope: Scope, *, keeps: bool) -> tuple[int, int]:
     return cap, bound_by
 
 
-def lacking(grant: Grant, scopes: Sequence[Scope], loop: Loop | None) -> Short | None:
-    """The outermost scope in which what calls in flight hold leaves no room for the grant now."""
+def lacking(grant: Grant, scope: Scope, loop: Loop | None) -> Short | None:
+    """The outermost scope in which there is no room for the grant now.
+
+    Because of what calls in flight hold, or of what is kept for other children.
+    """
     reserves = dict(grant.reserves) if grant.reserves else {}
-    for scope in scopes:
-        account = scope.account
-        others = _others(account, loop)
+    for each in scope.lineage.answering:
+        account = each.account
+        taken = plus(plus(account.settled, account.held), _others(account, loop))
+        if account.shares:
+            taken = plus(taken, kept_for_others(account, scope.lineage.accounts))
         extra = reserves.get(account, ZERO)
-        for meter, limit in scope.held_limits:
+        for meter, limit in each.held_limits:
             needed = grant.need[meter] + extra[meter]
-            if needed > limit - account.settled[meter] - account.held[meter] - others[meter]:
-                return Short(scope, meter, needed)
+            if needed > limit - taken[meter]:
+                return Short(each, meter, needed)
     return None
 
 
 def _others(account: Account, loop: Loop | None) -> Vector:
-    if not account.reserves:
+    if not account.reserves and account.elsewhere is ZERO:
         return ZERO
     return account.reserved_for_others(None if loop is None else loop.id)
 

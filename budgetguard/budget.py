@@ -20,6 +20,7 @@ from budgetguard.checks import (
     check_name,
     check_part,
     check_seconds,
+    check_share,
 )
 from budgetguard.policy import AnyPolicy, check_policy, quiet_below
 from budgetguard.rules import DEFAULT_POLICY, Observe
@@ -96,6 +97,9 @@ class Budget:
     """Seconds an admission may wait for calls in flight to settle; 0 refuses at once."""
     answer_tokens: int
     """Output tokens kept back for the last answer of an agent loop."""
+    share: float | None
+    """The part of every limit of the scope around it that is kept for it while it is open, 0..1:
+    what siblings cannot take from it. What it does not use returns when it closes."""
     window: Window | None
     """The account starts anew every UTC `hour`, `day` or `month`, and is one for all tasks (of an
     id, where they have one); `None`: never."""
@@ -144,6 +148,7 @@ class Budget:
         unpriced: Unpriced = "refuse",
         patience: float = 60.0,
         answer_tokens: int = 500,
+        share: float | None = None,
         window: Window | None = None,
         tenant: str = "",
         store: str | None = None,
@@ -171,6 +176,8 @@ class Budget:
         self._set("stakes", as_choice(stakes, "stakes", get_args(Stakes)))
         self._set("unpriced", as_choice(unpriced, "unpriced", get_args(Unpriced)))
         self._set("estimator", as_estimator(estimator))
+        check_share(share)
+        self._set("share", share)
         self._set("window", as_choice(window, "window", (None, *WINDOWS)))
         self._set("tenant", as_text(tenant, "tenant"))
         self._set("store", None if store is None else check_url(store))

@@ -45,6 +45,18 @@ def check_seconds(value: object, name: str, *, least_is_open: bool) -> None:
         raise ValueError(msg)
 
 
+def check_share(value: object) -> None:
+    """A share is a fraction above 0, up to 1, or `None`."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        msg = f"share must be a number in 0..1, not {value!r}"
+        raise TypeError(msg)
+    if not 0 < value <= 1:
+        msg = f"share must be above 0 and at most 1 (a fraction, not percent), not {value!r}"
+        raise ValueError(msg)
+
+
 def as_money(value: object) -> Decimal | None:
     """US dollars, exactly: at least one nano-dollar."""
     if value is None:

@@ -156,7 +156,7 @@ class Case:
         if scope.lineage.has_deadline or (self.loop is not None and self.loop.granted):
             return None
         demand = demand_of(self.choice.call, EMPTY, self.loop, self.choice)
-        return fits_outright(demand, scope.lineage.answering)
+        return fits_outright(demand, scope)
 
     def _considered(self) -> Grant | Ended:
         """Grant the call by what is settled, as an ordinary or as a last one, or end the budget."""
@@ -216,7 +216,7 @@ class Case:
 
         Who holds a ticket passes the queue, because those in it may be waiting for him.
         """
-        blocked = lacking(grant, self.scope.lineage.answering, self.loop)
+        blocked = lacking(grant, self.scope, self.loop)
         for each in self.scope.lineage.answering:
             if blocked is not None and blocked.scope is each:
                 return blocked

@@ -8,7 +8,7 @@ from tenacity import (
     Retrying,
     retry_if_exception_type,
     stop_after_attempt,
-    wait_exponential_jitter,
+    wait_random,
 )
 
 from budgetguard.errors import StoreUnavailableError
@@ -28,7 +28,7 @@ def reconnecting(run: Callable[[], T], *, attempts: int = 2) -> T:
     return Retrying(
         retry=retry_if_exception_type(StoreUnavailableError),
         stop=stop_after_attempt(attempts),
-        wait=wait_exponential_jitter(initial=0.02, max=0.2, jitter=0.02),
+        wait=wait_random(0.02, 0.2),
         reraise=True,
     )(run)
 

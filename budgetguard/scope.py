@@ -9,18 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from budgetguard import events, notices
+from budgetguard import admitting, events
 from budgetguard.current import FORKS, current_scope, reset_current, set_current
 from budgetguard.difficulty import NOTHING_TO_ASK, UNKNOWN, Estimation
 from budgetguard.ending import ending_of
 from budgetguard.errors import ScopeClosed
 from budgetguard.extension import Amounts, extension_of, raise_limits
-from budgetguard.gate import attempt
 from budgetguard.lineage import lineage_of
 from budgetguard.loops import Loop, Loops
 from budgetguard.reading import Reading
@@ -28,29 +26,26 @@ from budgetguard.spend import USD, ZERO, Limits, Vector, plus, usd
 from budgetguard.standing import Standing
 from budgetguard.stores.accounts import account_of
 from budgetguard.stores.memory import STORE
-from budgetguard.ticket import Ticket
-from budgetguard.waiting import TaskWaiter, ThreadWaiter, Waiter, admission
+from budgetguard.stores.shares import share_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Hashable
     from contextvars import Token
 
-    from budgetguard.admission import Short
     from budgetguard.budget import Budget
     from budgetguard.call import Call
     from budgetguard.counting import Conversation
     from budgetguard.plan import End
-    from budgetguard.stores.link import Ask
     from budgetguard.stores.memory import Account
-    from budgetguard.stores.protocol import Reply
-    from budgetguard.waiting import Steps
+    from budgetguard.stores.shares import Share
+    from budgetguard.ticket import Ticket
 
 
 class Scope(Reading):
     """The account of one task. Made by `Budget.open()`; use it with `with` or `async with`."""
 
     __slots__ = (
-        "__weakref__", "_closed_at", "_opened", "_own", "_token", "account", "budget",
+        "__weakref__", "_closed_at", "_opened", "_own", "_share", "_token", "account", "budget",
         "conversation", "deadline", "end", "estimation", "has_id", "id", "lineage", "loops",
         "more_seconds", "owes_last_call", "parent", "path", "process", "standing",
     )  # fmt: skip
@@ -104,11 +99,26 @@ class Scope(Reading):
             raise ValueError(msg)
         self.lineage = lineage_of(self, shield=shield)
         """Who pays for its calls, and who admits them."""
+        self._share: Share | None = None
+        if budget.share is not None and parent is not None:
+            self._claim_share(parent, budget.share)
         ending = ending_of(budget)
         self.owes_last_call = ending.owes_last_call
         self.end: End = ending.end
         if events.listening():
             events.emit(events.Opened(path=self.path, scope_id=self.id, budget=budget.name))
+
+    def _claim_share(self, parent: Scope, part: float) -> None:
+        """Have a part of the parent's account kept for this scope while it is open."""
+        with STORE.lock:
+            self._share = share_of(parent.account, parent.held_limits, self.account, part)
+            parent.account.shares = (*parent.account.shares, self._share)
+
+    def _give_back_share(self) -> None:
+        """Let siblings use what this scope did not; call under the store's lock."""
+        if self._share is not None and self.parent is not None:
+            account = self.parent.account
+            account.shares = tuple(each for each in account.shares if each is not self._share)
 
     def is_quiet(self) -> bool:
         """Whether the policy is known to say nothing yet, so that it need not be asked."""
@@ -129,17 +139,21 @@ class Scope(Reading):
             BudgetExceeded: If the call is refused; `BudgetBusy` if waiting did not help or would
                 block a running event loop.
             UnpricedModelError: If a usd limit answers and the model has no price.
+            StoreUnavailableError: If a store that keeps an account is out of reach.
             ScopeClosed: If the scope is closed.
         """
-        for each in self.lineage.billed:
-            if each.estimation.pending:
-                each.estimation.run()
-        if not self.lineage.shared:
-            verdict = attempt(self, call, threading.get_ident())
-            if isinstance(verdict, Ticket):
-                return verdict
-        waiter = ThreadWaiter()
-        return waiter.run(self._steps(call, waiter))
+        return admitting.admit(self, call)
+
+    async def aadmit(self, call: Call) -> Ticket:
+        """Admit a model call before it is made, waiting in this task where it must.
+
+        Raises:
+            BudgetExceeded: If the call is refused; `BudgetBusy` if waiting did not help.
+            UnpricedModelError: If a usd limit answers and the model has no price.
+            StoreUnavailableError: If a store that keeps an account is out of reach.
+            ScopeClosed: If the scope is closed.
+        """
+        return await admitting.aadmit(self, call)
 
     def admit_now(self, call: Call, why: str) -> Ticket:
         """Admit a model call as `admit` does, but refuse it where it would have to wait.
@@ -148,46 +162,7 @@ class Scope(Reading):
             call: What is known of it.
             why: Why it cannot wait, in words.
         """
-        waiter = ThreadWaiter(why)
-        return waiter.run(self._steps(call, waiter))
-
-    async def aadmit(self, call: Call) -> Ticket:
-        """Admit a model call before it is made, waiting in this task where it must.
-
-        Raises:
-            BudgetExceeded: If the call is refused; `BudgetBusy` if waiting did not help.
-            UnpricedModelError: If a usd limit answers and the model has no price.
-            ScopeClosed: If the scope is closed.
-        """
-        for each in self.lineage.billed:
-            if each.estimation.pending:
-                await each.estimation.arun()
-        if not self.lineage.shared:
-            verdict = attempt(self, call, asyncio.current_task())
-            if isinstance(verdict, Ticket):
-                return verdict
-        waiter = TaskWaiter()
-        return await waiter.run(self._steps(call, waiter))
-
-    def _steps(self, call: Call, waiter: Waiter) -> Steps:
-        return admission(
-            lambda waiter: self._attempt(call, waiter),
-            waiter,
-            patience_s=min((each.budget.patience for each in self.lineage.answering), default=0.0),
-            until=min((each.deadline for each in self.lineage.answering), default=float("inf")),
-            busy=self.busy,
-        )
-
-    def _attempt(self, call: Call, waiter: Waiter) -> Generator[Ask, Reply, Ticket | Short]:
-        if self.lineage.shared:
-            from budgetguard.fleet import attempt_shared  # noqa: PLC0415 -- only with a store
-
-            return (yield from attempt_shared(self, call, waiter.owner, waiter))
-        return attempt(self, call, waiter.owner, waiter)
-
-    def busy(self, short: Short, reason: str) -> Exception:
-        """The error for a call that cannot wait for the room it lacks."""
-        return notices.busy(self, short, reason)
+        return admitting.admit_now(self, call, why)
 
     def refresh(self) -> None:
         """Ask the stores for what they know now; what a scope tells is as of the last answer.
@@ -279,6 +254,7 @@ class Scope(Reading):
             self.standing.error = self.standing.error or error
             self._closed_at = time.monotonic()
             loops = [(each.id, self.loops.forget(each.id)) for each in self.loops.of(self)]
+            self._give_back_share()
             for account in self.lineage.accounts:
                 account.wake()
         for id, kept_in in loops:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from budgetguard.stores.protocol import Window
+    from budgetguard.stores.shares import Share
     from budgetguard.ticket import Ticket
     from budgetguard.waiting import Waiter
 
@@ -33,7 +34,7 @@ class Account:
 
     __slots__ = (
         "admitted", "elsewhere", "extra", "held", "last_used", "overshoot", "released",
-        "renewed", "reserves", "settled", "settlements", "waiters", "window",
+        "renewed", "reserves", "settled", "settlements", "shares", "waiters", "window",
     )  # fmt: skip
 
     shared: ClassVar[bool] = False
@@ -53,6 +54,8 @@ class Account:
         """What agent loops of other processes keep back for their last calls."""
         self.reserves: dict[Hashable, Vector] = {}
         """What each agent loop keeps back for its last call, by loop id."""
+        self.shares: tuple[Share, ...] = ()
+        """What is kept for children that were promised a part of it."""
         self.waiters: deque[Waiter] | None = None
         self.admitted = 0
         self.settlements = 0

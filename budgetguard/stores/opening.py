@@ -38,6 +38,7 @@ def open_store(url: str) -> Store:
         ImportError: If the package of its client is not installed.
         ValueError: If the URL has a part that is not known.
     """
+    check_url(url)
     if url.startswith(_SQLITE):
         from budgetguard.stores.sqlite import SQLiteStore  # noqa: PLC0415 -- only what is used
 

@@ -14,6 +14,7 @@ from struct import Struct, pack
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 
+from budgetguard.spend import ZERO
 from budgetguard.stores.protocol import (
     Address,
     Balance,
@@ -27,7 +28,6 @@ from budgetguard.stores.protocol import (
     Settle,
 )
 from budgetguard.stores.windows import end_of, start_of, window_like
-from budgetguard.spend import ZERO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -80,7 +80,9 @@ def reply(addresses: tuple[Address, ...], answer: bytes) -> Reply:
         return Reply(tuple(map(Balance, current)), rolled=True)
     balances = tuple(
         _balance(address, now, totals)
-        for address, totals in zip(addresses, _TOTALS.iter_unpack(answer[_HEAD.size :]), strict=True)
+        for address, totals in zip(
+            addresses, _TOTALS.iter_unpack(answer[_HEAD.size :]), strict=True
+        )
     )
     short = None if line < 0 else (line, meter)
     return Reply(balances, short, late=bool(late), repeated=bool(repeated))

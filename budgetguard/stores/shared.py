@@ -139,7 +139,7 @@ class SharedAccount(Account):
         self.released = balance.released
         self.settlements = self.settled[TURNS]
         self.admitted = self.settlements + self.held[TURNS] + self.released
-        self.elsewhere = _at_least_nothing(minus(balance.reserved, self._kept_here()))
+        self.elsewhere = _or_nothing(minus(balance.reserved, self._kept_here()))
         self.last_used = time.monotonic()
 
     def _kept_here(self) -> Vector:
@@ -149,9 +149,10 @@ class SharedAccount(Account):
         return total
 
 
-def _at_least_nothing(vector: Vector) -> Vector:
+def _or_nothing(vector: Vector) -> Vector:
+    """Without what is below zero."""
     a, b, c, d, e, f = (max(0, each) for each in vector)
-    return (a, b, c, d, e, f)
+    return (a, b, c, d, e, f) if a or b or c or d or e or f else ZERO
 
 
 def _room(balance: Balance, limits: tuple[tuple[int, int], ...]) -> Vector:

@@ -299,9 +299,7 @@ def test_a_listener_survives_a_restart(redis_server: "RedisServer") -> None:
         store.listen(heard.append)
         redis_server.restart()
         extensions = iter(range(10_000))
-        assert eventually(
-            lambda: store.run(Extend(str(next(extensions)), account, NEED)) and heard
-        )
+        assert eventually(lambda: store.run(Extend(str(next(extensions)), account, NEED)) and heard)
 
 
 def test_closing_ends_the_thread_and_the_connections(redis_server: "RedisServer") -> None:
@@ -338,7 +336,10 @@ def test_a_password_is_in_no_name_and_no_error(redis_server: "RedisServer") -> N
     with opened(named) as store:
         assert store.url == redis_server.url
         assert store.run(hold("a", Address("t", "order", "7"))).short is None
-    with opened(named.replace("s3cret", "wr0ng")) as store, pytest.raises(StoreUnavailableError) as no:
+    with (
+        opened(named.replace("s3cret", "wr0ng")) as store,
+        pytest.raises(StoreUnavailableError) as no,
+    ):
         store.run(hold("a", Address("t", "order", "7")))
     assert "wr0ng" not in f"{no.value}{no.value.__cause__}{no.value.__cause__!r}"
     assert pickle.loads(pickle.dumps(no.value)).store == redis_server.url
@@ -391,7 +392,9 @@ def test_a_cluster_works_like_a_single_server(redis_cluster: "RedisServer") -> N
         store.run(hold("b", second))
         epochs = tuple((each.address, each.epoch) for each in reply.balances)
         store.listen(heard.append)
-        assert [each.settled for each in store.run(Settle("a", NEED, epochs)).balances] == [NEED] * 2
+        assert [each.settled for each in store.run(Settle("a", NEED, epochs)).balances] == [
+            NEED
+        ] * 2
         assert {each.address.id for each in store.accounts()} == {"1", "2", "3"}
         assert [each.address for each in store.accounts("u")] == [second]
         store.save({"a": b"1", "b": b"2"})

@@ -1,0 +1,52 @@
+"""Shares: the part of an account that is kept for a child, so that no sibling can starve it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from budgetguard.spend import ZERO, Vector, minus, plus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from budgetguard.stores.memory import Account
+
+
+class Share(NamedTuple):
+    """What an account keeps for one child, while that is open."""
+
+    child: Account
+    guaranteed: Vector
+    """What the child may use of it at least, from when it was opened."""
+    used_before: Vector
+    """What the child's account had used by then."""
+
+    @property
+    def left(self) -> Vector:
+        """What the child has neither used nor held of it yet."""
+        used = minus(plus(self.child.settled, self.child.held), self.used_before)
+        a, b, c, d, e, f = (
+            max(0, mine - gone) for mine, gone in zip(self.guaranteed, used, strict=True)
+        )
+        return (a, b, c, d, e, f)
+
+
+def share_of(
+    parent: Account, limits: Iterable[tuple[int, int]], child: Account, part: float
+) -> Share:
+    """A part of every limit of the parent, or what is free of it, for a child that opens now."""
+    taken = plus(plus(parent.settled, parent.held), kept_for_others(parent, ()))
+    guaranteed = [0] * len(ZERO)
+    for meter, limit in limits:
+        guaranteed[meter] = max(0, min(int(limit * part), limit - taken[meter]))
+    a, b, c, d, e, f = guaranteed
+    return Share(child, (a, b, c, d, e, f), plus(child.settled, child.held))
+
+
+def kept_for_others(account: Account, lineage: tuple[Account, ...]) -> Vector:
+    """What an account keeps for children that are not on the way to the one that calls."""
+    total = ZERO
+    for share in account.shares:
+        if share.child not in lineage:
+            total = plus(total, share.left)
+    return total
