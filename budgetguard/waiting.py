@@ -166,7 +166,7 @@ class TaskWaiter(Waiter):
     async def _after(self, step: float | Ask) -> Reply | None:
         if isinstance(step, tuple):
             link, command = step
-            return await self._loop.run_in_executor(link.threads, link.run, command)
+            return await asyncio.wrap_future(link.submit(command), loop=self._loop)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(step):
                 await self._event.wait()

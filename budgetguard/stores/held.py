@@ -27,20 +27,21 @@ class Part(NamedTuple):
     accounts: tuple[SharedAccount, ...]
     held_in: tuple[tuple[Address, int], ...]
     """Each account's address then, with its window, and its epoch."""
-    offline: bool = False
-    """Whether the store was out of reach, so that it knows nothing of the hold."""
+    outage: int | None = None
+    """Which time the store was out of reach then, so that it knows nothing of the hold."""
+
+    @property
+    def offline(self) -> bool:
+        """Whether the store was out of reach."""
+        return self.outage is not None
 
     def count_offline(self, need: Vector, used: Vector) -> None:
         """Count what a call really used in the part that is allowed without the store."""
         with STORE.lock:
+            if self.outage != self.link.outages:  # that part is whole again
+                return
             for account in self.accounts:
                 account.settle_offline(need, used)
-
-    def confirm(self, need: Vector) -> None:
-        """Forget a hold that no store was ever told of."""
-        with STORE.lock:
-            for account in self.accounts:
-                account.confirm(account.balance, minus(ZERO, need))
 
 
 class Held:
@@ -101,7 +102,6 @@ class Held:
             part.link.leases.end(self._id)
             if part.offline:  # nobody but this process knows of it
                 part.count_offline(self._need, ZERO)
-                part.confirm(self._need)
                 continue
             kept = tuple(each.reserves.get(loop, ZERO) for each in part.accounts)
             addresses = tuple(address for address, _ in part.held_in)
@@ -151,7 +151,8 @@ class Held:
                 account.wake()
 
     def _confirm(self, part: Part, reply: Reply, used: Vector) -> None:
+        told = ZERO if part.offline else self._need  # nobody was ever told of an offline hold
         with STORE.lock:
             for account, balance in zip(part.accounts, reply.balances, strict=True):
-                account.confirm(balance, minus(ZERO, self._need), used)
+                account.confirm(balance, minus(ZERO, told), used)
                 account.wake()

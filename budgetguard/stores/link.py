@@ -24,6 +24,7 @@ from budgetguard.stores.leases import Leases
 from budgetguard.stores.memory import STORE
 from budgetguard.stores.opening import open_store
 from budgetguard.stores.shared import SharedAccount
+from budgetguard.stores.submitted import Submitted
 from budgetguard.stores.windows import kind_of
 
 if TYPE_CHECKING:
@@ -69,6 +70,9 @@ class Link:
         self.leases = Leases(self.store)
         self.threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="budgetguard-store")
         """For callers on an event loop, which must not block."""
+        self.outages = 0
+        """How often the store came back after it was out of reach."""
+        self._submitted = Submitted()
         self._accounts: WeakValueDictionary[_Key, SharedAccount] = WeakValueDictionary()
         self._queue: deque[_Item] = deque()
         self._changed = threading.Condition()  # protects the queue and the thread below
@@ -109,6 +113,12 @@ class Link:
         if self._failed and not self._queue:
             self._is_back()
         return reply
+
+    def submit(self, command: Command) -> Future[Reply]:
+        """Do what `run` does, in another thread."""
+        future = self.threads.submit(self.run, command)
+        self._submitted.note(command, future)
+        return future
 
     def deliver(
         self, command: Command, confirm: Callable[[Reply], None], *, now: bool
@@ -201,6 +211,7 @@ class Link:
 
     def _deliver(self, item: _Item) -> bool:
         try:
+            self._submitted.wait_before(item.command)
             reply = self.store.run(item.command)
             item.confirm(reply)
         except StoreUnavailableError:
@@ -221,6 +232,7 @@ class Link:
     def _is_back(self) -> None:
         """The store answers, and everything was delivered."""
         self._failed = False
+        self.outages += 1
         self._quiet_until = 0.0
         with STORE.lock:
             for account in list(self._accounts.values()):
