@@ -36,6 +36,10 @@ AGAIN_S = 0.02
 """How long a caller waits after an error of ours before it tries again."""
 
 
+class OverLimitError(Exception):
+    """What limits raise that are not ours."""
+
+
 def budget_of(job: dict[str, Any]) -> Budget:
     return Budget("fleet", prices={"m": PRICE}, **job["budget"])
 
@@ -76,7 +80,7 @@ class Spree:
 
     def failed(self, error: Exception) -> bool:
         """Count an error; whether to try again."""
-        refused = isinstance(error, BudgetExceeded)
+        refused = isinstance(error, BudgetExceeded | OverLimitError)
         ours = isinstance(error, BudgetGuardError)
         kind = "refused" if refused else "unavailable" if ours else f"foreign {error!r}"
         with self.lock:
@@ -166,7 +170,7 @@ def _mirror(scope: Scope) -> dict[str, int]:
     """What this process still believes to be unknown to the store: nothing, once all is told."""
     account = scope.account
     if not account.shared:
-        return {"unconfirmed": int(any(account.held)), "queued": len(account.waiters or ())}
+        return {"unconfirmed": int(any(account.held)), "spent": account.settled[USD]}
     give_up = time.monotonic() + 10
     while account.link._queue and time.monotonic() < give_up:
         time.sleep(0.005)
