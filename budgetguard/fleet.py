@@ -97,8 +97,9 @@ def _read(scope: Scope, *, only_old: bool) -> Generator[Ask, Reply, bool]:
 def _read_group(group: Group) -> Generator[Ask, Reply, None]:
     rolled = True
     while rolled:
+        known = group.known()
         reply = yield Ask(group.link, group.read())
-        group.take(reply)
+        group.take(reply, known)
         rolled = reply.rolled
 
 
@@ -116,14 +117,14 @@ def _hold(case: Case, grant: Grant) -> Generator[Ask, Reply, Short | None]:
                 )
             except StoreUnavailableError:
                 _go_on_alone(group, grant, case.scope.lineage.answering)
-                parts.append(_part(group, offline=True))
+                parts.append(_unheld(case, group)._replace(outage=group.link.outages))
                 continue
             short = _taken(group, reply, grant, case.loop)
             if short is not None:
                 asked = None
                 _undo(case, grant, Held(id, grant.need, loop, tuple(parts)), None)
                 return short
-            parts.append(_part(group))
+            parts.append(_held(group, reply))
     except BaseException:
         _undo(case, grant, Held(id, grant.need, loop, tuple(parts)), asked)
         raise
@@ -138,7 +139,7 @@ def _lines(case: Case, grant: Grant, group: Group) -> tuple[Line, ...]:
     reserves = dict(grant.reserves)
     return tuple(
         Line(
-            account.address,
+            case.address_of(account),
             scope.budget.held_limits if scope in answering else (),
             reserves.get(account, ZERO),
         )
@@ -162,10 +163,17 @@ def _taken(group: Group, reply: Reply, grant: Grant, loop: Loop | None) -> Short
     return Short(group.members[index][0], meter, grant.need[meter])
 
 
-def _part(group: Group, *, offline: bool = False) -> Part:
+def _held(group: Group, reply: Reply) -> Part:
+    """What was held, and in which accounts: others here may know of newer ones already."""
+    held_in = tuple((each.address, each.epoch) for each in reply.balances)
+    return Part(group.link, tuple(account for _, account in group.members), held_in)
+
+
+def _unheld(case: Case, group: Group) -> Part:
+    """What was asked for, and may not have been held."""
     accounts = tuple(account for _, account in group.members)
-    held_in = tuple((each.address, each.balance.epoch) for each in accounts)
-    return Part(group.link, accounts, held_in, offline)
+    held_in = tuple((case.address_of(each), each.balance.epoch) for each in accounts)
+    return Part(group.link, accounts, held_in)
 
 
 def _go_on_alone(group: Group, grant: Grant, answering: tuple[Scope, ...]) -> None:
@@ -191,11 +199,12 @@ def _go_on_alone(group: Group, grant: Grant, answering: tuple[Scope, ...]) -> No
 
 def _undo(case: Case, grant: Grant, held: Held, asked: Group | None) -> None:
     """Forget a hold here, and wherever it was made or may have been made."""
+    given_up = None if asked is None else _unheld(case, asked)
     case.undo(grant)
     loop = None if case.loop is None else case.loop.id
     held.release(loop, restores=True, now=False)
-    if asked is not None:
-        held.give_up(_part(asked), loop)
+    if given_up is not None:
+        held.give_up(given_up, loop)
 
 
 def drop_reserves(loop: Hashable, accounts: Iterable[Account]) -> None:

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from budgetguard.call import Call
     from budgetguard.loops import Loop
     from budgetguard.scope import Scope
+    from budgetguard.stores.protocol import Address
+    from budgetguard.stores.shared import SharedAccount
     from budgetguard.waiting import Waiter
 
 _call_ids: Final = itertools.count(1)
@@ -278,6 +280,11 @@ class Case:
             scope.standing.latch(fullest(scope), scope.end, scope.lineage.accounts, loop)
         for account, reserve in grant.reserves:
             loop.keep(account, reserve)
+
+    def address_of(self, account: SharedAccount) -> Address:
+        """Where it held when it was granted; the account itself may be in a newer window."""
+        assert self.ticket is not None  # noqa: S101 -- a Grant was committed
+        return account.address._replace(window=self.ticket.window_of(account))
 
     def undo(self, grant: Grant) -> None:
         """Forget what was held: a store had no room for it."""

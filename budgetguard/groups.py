@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from budgetguard.scope import Scope
     from budgetguard.stores.link import Link
     from budgetguard.stores.memory import Account
-    from budgetguard.stores.protocol import Reply
+    from budgetguard.stores.protocol import Balance, Reply
     from budgetguard.stores.shared import SharedAccount
 
 
@@ -23,13 +23,26 @@ class Group(NamedTuple):
     link: Link
     members: tuple[tuple[Scope, SharedAccount], ...]
 
-    def take(self, reply: Reply) -> None:
-        """Take over the balances of an answer, and the windows that it says are current."""
+    def take(self, reply: Reply, known: tuple[Balance, ...] = ()) -> None:
+        """Take over the balances of an answer, and the windows that it says are current.
+
+        Args:
+            reply: The answer.
+            known: What was known before it was asked for, so that an account that is no more is
+                told from one that others here have made since.
+        """
         with STORE.lock:
-            for (_, account), balance in zip(self.members, reply.balances, strict=True):
+            for index, (_, account) in enumerate(self.members):
+                balance = reply.balances[index]
                 account.move_to(balance.address.window)
+                if not reply.rolled and known and account.balance is known[index]:
+                    account.forget_balance()
                 if not reply.rolled:
                     account.confirm(balance)
+
+    def known(self) -> tuple[Balance, ...]:
+        """The last balances."""
+        return tuple(account.balance for _, account in self.members)
 
     def read(self) -> Read:
         """The command that asks for the balances."""
@@ -39,8 +52,9 @@ class Group(NamedTuple):
         """Ask for the balances now."""
         rolled = True
         while rolled:
+            known = self.known()
             reply = self.link.run(self.read())
-            self.take(reply)
+            self.take(reply, known)
             rolled = reply.rolled
 
     def may_go_on_alone(self, answering: tuple[Scope, ...]) -> bool:

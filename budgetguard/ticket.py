@@ -193,6 +193,12 @@ class Ticket:
             account.unhold(self.need)
             account.wake()
 
+    def window_of(self, account: Account) -> str:
+        """The window of an account that it was admitted in."""
+        if self._windows is None:
+            return account.window
+        return self._windows[self.accounts.index(account)]
+
     async def delivered(self) -> None:
         """Wait until the stores know how it ended, or are known to be out of reach.
 

@@ -27,8 +27,13 @@ class Part(NamedTuple):
     accounts: tuple[SharedAccount, ...]
     held_in: tuple[tuple[Address, int], ...]
     """Each account's address then, with its window, and its epoch."""
-    offline: bool = False
-    """Whether the store was out of reach, so that it knows nothing of the hold."""
+    outage: int | None = None
+    """Which time the store was out of reach then, so that it knows nothing of the hold."""
+
+    @property
+    def offline(self) -> bool:
+        """Whether the store was out of reach."""
+        return self.outage is not None
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -38,6 +43,8 @@ class Part(NamedTuple):
     def count_offline(self, need: Vector, used: Vector) -> None:
         """Count what a call really used in the part that is allowed without the store."""
         with STORE.lock:
+            if self.outage != self.link.outages:  # that part is whole again
+                return
             for account in self.accounts:
                 account.settle_offline(need, used)
 

@@ -24,8 +24,8 @@ from budgetguard.stores.learning import Learning
 from budgetguard.stores.leases import Leases
 from budgetguard.stores.memory import STORE
 from budgetguard.stores.opening import open_store
-from budgetguard.stores.protocol import Hold, Release
 from budgetguard.stores.shared import SharedAccount
+from budgetguard.stores.submitted import Submitted
 from budgetguard.stores.windows import kind_of
 
 if TYPE_CHECKING:
@@ -72,6 +72,9 @@ class Link:
         self.learning = Learning(self.store)
         self.threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="budgetguard-store")
         """For callers on an event loop, which must not block."""
+        self.outages = 0
+        """How often the store came back after it was out of reach."""
+        self._submitted = Submitted()
         self._accounts: WeakValueDictionary[_Key, SharedAccount] = WeakValueDictionary()
         self._queue: deque[_Item] = deque()
         self._changed = threading.Condition()  # protects the queue and the thread below
@@ -81,7 +84,6 @@ class Link:
         self._failed = False
         self._busy = threading.local()  # a finalizer may run in the middle of a command
         self._closed = False
-        self._asked: set[str] = set()
         """Holds that a thread of ours is asking for, whether or not somebody still waits."""
         atexit.register(self.close)
 
@@ -118,17 +120,10 @@ class Link:
         return reply
 
     def submit(self, command: Command) -> Future[Reply]:
-        """Run a command in a thread of ours; who asked may go away, as a cancelled task does."""
+        """Do what `run` does, in another thread."""
         future = self.threads.submit(self.run, command)
-        if isinstance(command, Hold):
-            self._asked.add(command.id)
-            future.add_done_callback(partial(self._answered, command.id))
+        self._submitted.note(command, future)
         return future
-
-    def _answered(self, id: str, _: Future[Reply]) -> None:
-        with self._changed:
-            self._asked.discard(id)
-            self._changed.notify_all()
 
     def deliver(
         self, command: Command, confirm: Callable[[Reply], None], *, now: bool
@@ -216,9 +211,6 @@ class Link:
             self.learning.keep_due()
             if item is None:
                 continue
-            if isinstance(item.command, Release):  # never overtakes its hold
-                with self._changed:
-                    self._changed.wait_for(partial(self._is_answered, item.command.id), FLUSH_S)
             if self._deliver(item):
                 attempt = 0
             else:
@@ -227,11 +219,9 @@ class Link:
                 attempt += 1
         self.store.close()
 
-    def _is_answered(self, id: str) -> bool:
-        return id not in self._asked
-
     def _deliver(self, item: _Item) -> bool:
         try:
+            self._submitted.wait_before(item.command)
             reply = self.store.run(item.command)
             item.confirm(reply)
         except StoreUnavailableError:
@@ -257,6 +247,7 @@ class Link:
         self._failed = False
         self._quiet_until = 0.0
         with STORE.lock:
+            self.outages += 1
             for account in list(self._accounts.values()):
                 account.online()
                 account.wake()

@@ -122,6 +122,10 @@ class SharedAccount(Account):
             self.read_at = time.monotonic()
         self._change(held=minus(ZERO, held), settled=minus(ZERO, settled))
 
+    def forget_balance(self) -> None:
+        """Take the next one, even if it says that there is no such account any more."""
+        self.balance = Balance(self.address)
+
     def move_to(self, window: str) -> None:
         """Go on with the window that the store says is current."""
         if window == self.address.window:
@@ -146,8 +150,7 @@ class SharedAccount(Account):
 
     def settle_offline(self, need: Vector, used: Vector) -> None:
         """Count what such a call really used instead of what it needed at most."""
-        if self._offline_room is not None:
-            self._offline_used = plus(minus(self._offline_used, need), used)
+        self._offline_used = _or_nothing(plus(minus(self._offline_used, need), used))
 
     def online(self) -> None:
         """The store is in reach again, and knows everything."""

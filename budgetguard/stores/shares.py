@@ -30,7 +30,6 @@ class Share(NamedTuple):
         )
         return (a, b, c, d, e, f)
 
-
     def covers(self, need: Vector) -> bool:
         """Whether a call fits into what is left of it."""
         left = self.left
