@@ -84,7 +84,6 @@ class Link:
         self._failed = False
         self._busy = threading.local()  # a finalizer may run in the middle of a command
         self._closed = False
-        """Holds that a thread of ours is asking for, whether or not somebody still waits."""
         atexit.register(self.close)
 
     def account(self, address: Address, renewed: Window | None) -> SharedAccount:
