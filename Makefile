@@ -1,5 +1,6 @@
 # Needs make and Python 3.11 or later, nothing else. Everything is installed into .venv, at the
-# versions of constraints.txt. Only the set-up targets download; they do nothing when already done.
+# versions of constraints.txt; only a redis-server for the tests comes from apt-get, where it may be
+# installed without asking. Only the set-up targets download; they do nothing when already done.
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -26,12 +27,12 @@ help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; \
 		do printf 'make %-6s %s\n' "$$name" "$$text"; done
 
-setup: $(VENV)/.demo $(VENV)/.test $(VENV)/.check ## Install everything (the other targets install what they need)
+setup: $(VENV)/.demo $(VENV)/.test $(VENV)/.check $(VENV)/.redis ## Install everything (the other targets install what they need)
 
 demo: $(VENV)/.demo ## Run the demo, offline; options go in ARGS
 	@$(PY) examples/demo.py $(ARGS)
 
-test: $(VENV)/.test ## Run the tests, offline; options go in PYTEST_ARGS
+test: $(VENV)/.test $(VENV)/.redis ## Run the tests, offline; options go in PYTEST_ARGS
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 check: $(VENV)/.check ## Lint, types, architecture, documentation, wheel
@@ -45,7 +46,7 @@ check: $(VENV)/.check ## Lint, types, architecture, documentation, wheel
 	$(PY) -m hatchling build -t wheel -d $(BUILD)/dist
 	$(PY) tests/check_wheel.py $(BUILD)/dist
 
-bench: $(VENV)/.test ## Run every benchmark in turn
+bench: $(VENV)/.test $(VENV)/.redis ## Run every benchmark in turn
 	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(PY) $$benchmark $(ARGS); done
 
 clean: ## Remove everything these targets made, .venv included
@@ -58,6 +59,18 @@ clean: ## Remove everything these targets made, .venv included
 $(VENV)/.demo $(VENV)/.test $(VENV)/.check: $(VENV)/.%: $(VENV)/.base pyproject.toml constraints.txt
 	@echo "Installing what 'make $*' needs ..."
 	@$(PIP) --no-build-isolation --group $* --editable '.[langchain]'
+	@touch $@
+
+# Tried once. Without it the tests of the store in Redis are skipped.
+$(VENV)/.redis: | $(VENV)/.base
+	@if ! command -v redis-server >/dev/null && command -v apt-get >/dev/null; then \
+		may=; if [ "$$(id -u)" != 0 ]; then may='sudo -n'; fi; \
+		apt="$$may env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=60"; \
+		echo "Installing redis-server, if that needs no password ..."; \
+		{ $$apt install --no-install-recommends redis-server || { $$apt update && \
+			$$apt install --no-install-recommends redis-server; }; } >/dev/null 2>&1 </dev/null || \
+			echo "... it could not be installed"; \
+	fi
 	@touch $@
 
 $(VENV)/.base: constraints.txt

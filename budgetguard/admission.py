@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from budgetguard.efforts.scale import THINKING_TOKENS
+from budgetguard.efforts.steering import ANSWER_HEADROOM
 from budgetguard.spend import (
     INPUT,
     METERS,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from budgetguard.call import Call
+    from budgetguard.forecast import Outputs
     from budgetguard.ladder import Choice
     from budgetguard.loops import Loop
     from budgetguard.plan import Plan
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 ANSWER_ROOM: Final = 4_096
 """Output cap, in tokens, of a call whose caller set none, before room for thinking is added.
 
-Our own choice, until quantiles are learned: recorded chat answers stay below 1.8k tokens at the
+Our own choice, until the forecast knows better: recorded chat answers stay below 1.8k tokens at the
 99th percentile, agent turns below 0.7k at the 95th.
 """
 
@@ -142,12 +144,33 @@ class Grant(NamedTuple):
     """The cap it should have got if there were room."""
 
 
-def demand_of(
-    call: Call, plan: Plan, loop: Loop | None, choice: Choice, *, final: bool = False
+def demand_of(  # noqa: PLR0913 -- all that a hold depends on
+    call: Call,
+    plan: Plan,
+    loop: Loop | None,
+    choice: Choice,
+    outputs: Outputs | None = None,
+    *,
+    final: bool = False,
 ) -> Demand:
-    """What `call` needs under `plan`, with the model that was chosen for it."""
+    """What `call` needs under `plan`, with the model that was chosen for it.
+
+    Args:
+        call: The call as that model sees it.
+        plan: What it may do.
+        loop: The agent loop it is in.
+        choice: The model and its price.
+        outputs: What is known of the answers to such calls; `None`: nothing, or no such call.
+        final: Whether it is the last call of its loop, which is not one of those.
+    """
     thinking = _planned_thinking(call, plan) if call.thinks else 0
     want = call.max_output_tokens or ANSWER_ROOM + thinking
+    if outputs is not None and not final:
+        want = outputs.cap(want)
+        if thinking:
+            if call.thinking_tokens is not None:  # a budget that a smaller cap would lower
+                want = max(want, thinking + ANSWER_HEADROOM)
+            thinking = outputs.reasoning(thinking)
     for bound in (plan.max_output_tokens, call.model_max_output):
         if bound is not None and bound < want:
             want = bound
@@ -192,7 +215,7 @@ def decide(demand: Demand, scopes: Sequence[Scope], *, last: bool) -> Grant | Sh
 
 
 def fits_outright(demand: Demand, scope: Scope) -> Grant | None:
-    """The whole wish, if every scope of the lineage has room for it beside all that is held, reserved or queued.
+    """The whole wish, if all have room for it beside what is held, reserved or queued.
 
     Where it answers, `decide` and `lacking` would say the same; it is only quicker.
     """

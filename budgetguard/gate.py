@@ -30,6 +30,7 @@ from budgetguard.admission import (
     lacking,
 )
 from budgetguard.asking import ask, fullest, thinking_under
+from budgetguard.forecast import FORECAST, Outputs
 from budgetguard.ladder import choose
 from budgetguard.plan import EMPTY, End, Plan
 from budgetguard.shadow import observe_call
@@ -81,13 +82,14 @@ def check_call(call: Call) -> None:
 class Case:
     """One call to be decided, and everything that is known about it."""
 
-    __slots__ = ("_before", "call", "choice", "loop", "plan", "plans", "scope", "ticket")
+    __slots__ = ("_before", "call", "choice", "loop", "outputs", "plan", "plans", "scope", "ticket")
 
     def __init__(self, scope: Scope, call: Call) -> None:
         """Ask every policy of the lineage; no lock is held."""
         self.scope = scope
         self.call = call
         self.loop: Loop | None = None
+        self.outputs: Outputs | None = None
         self.ticket: Ticket | None = None
         """What came of it, if it was granted."""
         self.plans = [ask(each, call) for each in scope.lineage.answering]
@@ -115,6 +117,7 @@ class Case:
                 for account in scope.lineage.accounts:
                     account.renew()
             self.loop = scope.loops.at(call.loop, scope) if call.loop else None
+            self.outputs = self._find_outputs()
             outright = self._outright()
             verdict = outright or self._considered()
             if isinstance(verdict, Grant):
@@ -144,11 +147,19 @@ class Case:
         try:
             notices.admitted(ticket, verdict, self.plan)
             for each in self.scope.lineage.observers:
-                observe_call(each, self.call, self.loop, self.choice)
+                observe_call(each, self.call, self.loop, self.choice, self.outputs)
         except BaseException:  # an interrupt: nobody will ever have this ticket
             ticket.release()
             raise
         return ticket
+
+    def _find_outputs(self) -> Outputs | None:
+        """What is known of the answers to such calls, unless the caller capped this one."""
+        call, planned = self.choice.call, self.plan.effort
+        if call.max_output_tokens is not None:
+            return None
+        effort = call.effort if planned is None else call.effort_under(planned)
+        return FORECAST.of(self.scope.budget.name, self.choice.model, effort)
 
     def _outright(self) -> Grant | None:
         """The short way for what nearly every call is: nothing planned, nothing near a limit."""
@@ -157,7 +168,7 @@ class Case:
             return None
         if scope.lineage.has_deadline or (self.loop is not None and self.loop.granted):
             return None
-        demand = demand_of(self.choice.call, EMPTY, self.loop, self.choice)
+        demand = demand_of(self.choice.call, EMPTY, self.loop, self.choice, self.outputs)
         return fits_outright(demand, scope)
 
     def _considered(self) -> Grant | Ended:
@@ -192,7 +203,9 @@ class Case:
         return Ended(verdict, self._end_in(verdict.scope, verdict.scope.end))
 
     def _decide(self, *, last: bool) -> Grant | Short:
-        demand = demand_of(self.choice.call, self.plan, self.loop, self.choice, final=last)
+        demand = demand_of(
+            self.choice.call, self.plan, self.loop, self.choice, self.outputs, final=last
+        )
         return decide(demand, self.scope.lineage.answering, last=last)
 
     def _is_owed_its_last(self) -> bool:
@@ -236,12 +249,15 @@ class Case:
             each.standing.admit(said.effort, rung)
         if grant.final or grant.reserves:
             self._keep_or_grant(grant)
+        outputs = None if grant.final or self.call.n > 1 else self.outputs
+        if outputs is not None:
+            outputs.in_flight += 1
         caps = scope.lineage.sends_cap or plan.max_output_tokens is not None
         cap = grant.cap if caps else None
         said = Plan(plan.effort, thinking_under(plan), cap, rung, grant.final, None)
         ticket = Ticket(
             next(_call_ids), scope, self.call, said, self.choice.model, grant.need,
-            self.choice.price, self.loop, scope.lineage.accounts, owner,
+            self.choice.price, self.loop, scope.lineage.accounts, owner, outputs,
         )  # fmt: skip
         STORE.in_flight.add(ticket)
         return ticket

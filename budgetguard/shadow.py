@@ -12,12 +12,15 @@ from budgetguard.stores.memory import STORE
 
 if TYPE_CHECKING:
     from budgetguard.call import Call
+    from budgetguard.forecast import Outputs
     from budgetguard.ladder import Choice
     from budgetguard.loops import Loop
     from budgetguard.scope import Scope
 
 
-def observe_call(scope: Scope, call: Call, loop: Loop | None, choice: Choice) -> None:
+def observe_call(
+    scope: Scope, call: Call, loop: Loop | None, choice: Choice, outputs: Outputs | None
+) -> None:
     """Tell what a scope in shadow mode would have decided about a call that was admitted."""
     try:
         plan = ask(scope, call)
@@ -25,7 +28,7 @@ def observe_call(scope: Scope, call: Call, loop: Loop | None, choice: Choice) ->
         notices.shadow_failed(scope, error)
         return
     with STORE.lock:
-        demand = demand_of(choice.call, plan, loop, choice)
+        demand = demand_of(choice.call, plan, loop, choice, outputs)
         verdict = decide(demand, (scope,), last=False)
     if plan.end is None and isinstance(verdict, Grant):
         notices.observed(scope, call, plan, in_loop=loop is not None)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from budgetguard.call import Call
+    from budgetguard.forecast import Outputs
     from budgetguard.loops import Loop
     from budgetguard.plan import Plan
     from budgetguard.pricing import Rates
@@ -30,7 +31,7 @@ class Ticket:
     """The right to make one model call, as its Plan says."""
 
     __slots__ = (
-        "_loop", "_number", "_open", "_rates", "_windows", "accounts", "call",
+        "_loop", "_number", "_open", "_outputs", "_rates", "_windows", "accounts", "call",
         "held", "model", "need", "owner", "plan", "scope",
     )  # fmt: skip
 
@@ -46,6 +47,7 @@ class Ticket:
         loop: Loop | None,
         accounts: tuple[Account, ...],
         owner: object,
+        outputs: Outputs | None = None,
     ) -> None:
         self._number = number
         self.scope = scope
@@ -59,6 +61,7 @@ class Ticket:
         self.owner = owner
         self._rates = rates
         self._loop = loop
+        self._outputs = outputs
         self._open = True
         self._windows = tuple(each.window for each in accounts) if scope.lineage.renewed else None
         self.held: Held | None = None
@@ -109,14 +112,25 @@ class Ticket:
                 if account.waiters:
                     account.wake()
             self.scope.add_own(used)
-            if self._loop is not None:
-                self._loop.learn(usage.input_tokens, usage.output_tokens)
-                if ends_loop:
-                    self.scope.loops.forget(self._loop.id)
+            self._teach(usage)
+            if ends_loop and self._loop is not None:
+                self.scope.loops.forget(self._loop.id)
         if self.held is not None:
             self.held.settle(used, ends_loop=ends_loop, now=not runs_an_event_loop())
         if events.listening():
             self._tell_settled(usage, nano)
+
+    def _teach(self, usage: Usage) -> None:
+        """Let the forecast of such calls, and the agent loop, learn from the bill."""
+        if self._outputs is not None:
+            self._outputs.in_flight -= 1
+            if usage.output_tokens and not usage.estimated:
+                cap, truncated = self.plan.max_output_tokens, usage.truncated
+                self._outputs.observe(
+                    usage.output_tokens, usage.reasoning_tokens, truncated=truncated, cap=cap
+                )
+        if self._loop is not None:
+            self._loop.learn(usage.input_tokens, usage.output_tokens)
 
     def settle_unanswered(self, delivered_tokens: int = 0, *, hidden: bool = True) -> None:
         """Charge an estimate for a call that was sent and whose bill never came.
@@ -149,6 +163,8 @@ class Ticket:
                 return
             self._open = False
             STORE.in_flight.discard(self)
+            if self._outputs is not None:
+                self._outputs.in_flight -= 1
             for account in self._billed():
                 account.release(self.need)
                 if account.waiters:
@@ -170,6 +186,8 @@ class Ticket:
         """Undo the admission: it did not come about; call under the store's lock."""
         self._open = False
         STORE.in_flight.discard(self)
+        if self._outputs is not None:
+            self._outputs.in_flight -= 1
         for account in self._billed():
             account.unhold(self.need)
             account.wake()

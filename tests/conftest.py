@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from budgetguard.forecast import FORECAST
+
 # HYPOTHESIS_PROFILE=bench looks harder, and for new examples each time.
 settings.register_profile(
     "default", derandomize=True, database=None, deadline=None, max_examples=50
@@ -55,6 +57,12 @@ def _host_of_connection(sock: socket.socket, address: Any) -> str | None:
 
 def _host_of_lookup(host: str | bytes | None, *_: Any, **__: Any) -> str | bytes | None:
     return host
+
+
+@pytest.fixture(autouse=True)
+def nothing_learned() -> None:
+    """What one test taught the forecast, no other one knows."""
+    FORECAST.forget()
 
 
 @pytest.fixture(autouse=True)

@@ -77,6 +77,7 @@ class Held:
         """
         for part in self._parts:
             part.link.leases.end(self._id)
+            part.link.learning.note()
             if part.offline:
                 part.count_offline(self._need, used)
             if ends_loop and self._loop:

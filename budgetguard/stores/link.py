@@ -20,6 +20,7 @@ from weakref import WeakValueDictionary
 
 from budgetguard.errors import StoreUnavailableError
 from budgetguard.retry import patiently, reconnecting
+from budgetguard.stores.learning import Learning
 from budgetguard.stores.leases import Leases
 from budgetguard.stores.memory import STORE
 from budgetguard.stores.opening import open_store
@@ -68,6 +69,7 @@ class Link:
     def __init__(self, url: str) -> None:
         self.store = open_store(url)
         self.leases = Leases(self.store)
+        self.learning = Learning(self.store)
         self.threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="budgetguard-store")
         """For callers on an event loop, which must not block."""
         self.outages = 0
@@ -87,6 +89,7 @@ class Link:
     def account(self, address: Address, renewed: Window | None) -> SharedAccount:
         """The account at that address (without a window), as all its handles here see it."""
         with STORE.lock:
+            self.learning.budgets.add(address.budget)
             account = self._accounts.get((address, renewed))
             if account is None:
                 account = SharedAccount(self, address, renewed)
@@ -102,6 +105,7 @@ class Link:
         if time.monotonic() < self._quiet_until:
             raise StoreUnavailableError(self.store.url, "it did not answer a moment ago")
         self._busy.here = True
+        self.learning.begin()
         try:
             reply = reconnecting(partial(self.store.run, command))
         except StoreUnavailableError:
@@ -166,6 +170,7 @@ class Link:
     def close(self) -> None:
         """Deliver what is left, for a moment at most, and end the connection."""
         self._flush()
+        self.learning.keep()
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -196,9 +201,10 @@ class Link:
         while not self._closed:
             with self._changed:
                 if not self._queue:
-                    self._changed.wait(self.leases.due_in_s())
+                    self._changed.wait(min(self.leases.due_in_s(), self.learning.due_in_s()))
                 item = self._queue[0] if self._queue else None
             self.leases.renew_due()
+            self.learning.keep_due()
             if item is None:
                 continue
             if self._deliver(item):

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from budgetguard.forecast import FORECAST
 from budgetguard.spend import ZERO, Vector, exceeds, excess, minus, plus
 from budgetguard.stores.windows import window_at
 
@@ -191,6 +192,7 @@ class MemoryStore:
         self.lock = LedgerLock()
         self.in_flight = set()
         self._accounts = {}
+        FORECAST.forget_calls_in_flight()
 
     def holds(self, owner: object, account: Account) -> bool:
         """Whether a thread or task holds a ticket on that account."""

@@ -50,9 +50,10 @@ class Line(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """Hold `need` on every account, if it fits in all of them.
+    """Hold `need` on every account, if every line fits.
 
-    It does if for every line and each of its limits
+    A line fits if for each of its limits
+
     `settled + held + reserved by other loops + need + reserve <= limit + extra`.
 
     Nothing changes if one does not fit, or if one names a window that is over (or not begun) by the

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from budgetguard.errors import StoreUnavailableError
@@ -50,8 +51,9 @@ class RedisStore:
     """Keeps accounts in a Redis, or with `cluster=1` in a Redis Cluster.
 
     `redis://host:6379/0?lease=30&timeout=2`: `lease` is how many seconds a hold lives if its worker
-    does not renew it, `timeout` how many seconds connecting and a command may take. `rediss://`
-    encrypts; `ssl_*`, `client_name` and `max_connections` go to redis-py.
+    does not renew it, `timeout` how many seconds connecting and a command may take (twice that in a
+    cluster, which is asked anew who keeps what). `rediss://` encrypts; `ssl_*`, `client_name` and
+    `max_connections` go to redis-py.
 
     Raises:
         ImportError: redis-py is not installed.
@@ -161,7 +163,8 @@ class RedisStore:
 
     def _listen_here(self) -> None:
         if self._wake is not None and self._listener is None:
-            connect = lambda: _connect(self._redis, self._parsed, health_check_interval=5)  # noqa: E731
+            # Nothing else would tell that the other end is gone without a word.
+            connect = partial(_connect, self._redis, self._parsed, health_check_interval=5)
             self._listener = Listener(connect, self._wake)
             self._listener.start()
 
@@ -175,8 +178,6 @@ class RedisStore:
 def _import_redis() -> Any:
     try:
         import redis  # noqa: PLC0415 -- an extra: only who names a Redis needs it
-        import redis.cluster
-        import redis.retry
     except ImportError as error:
         raise ImportError(
             'a budget in Redis needs redis-py: pip install "agent-budgetguard[redis]"'
@@ -198,6 +199,7 @@ def _connect(redis: Any, parsed: RedisUrl, **options: Any) -> Any:
         socket_connect_timeout=parsed.timeout_s,
         socket_keepalive=True,
         encoding_errors="surrogatepass",
+        max_connections=10_000,  # one for each thread that asks at the same time
         protocol=2,
         retry=redis.retry.Retry(redis.backoff.NoBackoff(), 1, supported_errors=gone),
         **options,

@@ -70,7 +70,7 @@ class Listener:
     def _tell(self, address: Address) -> None:
         try:
             self._wake(address)
-        except Exception:
+        except Exception:  # noqa: BLE001 -- others must be woken all the same
             if not self._failed:
                 self._failed = True
                 _log.exception("waking an admission failed; this is logged once")

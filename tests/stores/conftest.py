@@ -1,6 +1,7 @@
 """Real Redis servers on loopback ports; each process of pytest starts its own."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -13,13 +14,25 @@ from pathlib import Path
 import pytest
 
 
+def _free_port() -> int:
+    """A port that no outgoing connection is given while the server is down; of a cluster, too,
+    whose servers talk to each other 10,000 ports above."""
+    for port in random.SystemRandom().sample(range(12_000, 22_000), 100):
+        try:
+            for each in (port, port + 10_000):
+                with socket.socket() as free:
+                    free.bind(("127.0.0.1", each))
+        except OSError:
+            continue
+        return port
+    raise OSError("no free port")
+
+
 class RedisServer:
     """A redis-server that a test may stop, start again (empty), or pause."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = _free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._command = [
             "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder),

@@ -1,18 +1,21 @@
 """What is special about the store in Redis; what every store does is tested in test_protocol.py."""
 
+from __future__ import annotations
+
 import os
 import pickle
+import struct
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
+import redis
 
-redis = pytest.importorskip("redis")
-
-from budgetguard.errors import StoreUnavailableError  # noqa: E402
-from budgetguard.stores.protocol import (  # noqa: E402
+from budgetguard.errors import StoreUnavailableError
+from budgetguard.stores.protocol import (
     Address,
     Balance,
     Drop,
@@ -24,9 +27,14 @@ from budgetguard.stores.protocol import (  # noqa: E402
     Renew,
     Settle,
 )
-from budgetguard.stores.redis import RedisStore  # noqa: E402
-from budgetguard.stores.redis_scripts import address_of, key_of  # noqa: E402
-from budgetguard.stores.windows import window_at  # noqa: E402
+from budgetguard.stores.redis import RedisStore
+from budgetguard.stores.redis_scripts import address_of, key_of
+from budgetguard.stores.windows import window_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.stores.conftest import RedisServer
 
 NEED = (100, 60, 40, 0, 1, 5_000)
 DAY_MS = 24 * 3600 * 1000
@@ -54,7 +62,7 @@ def account(request: pytest.FixtureRequest) -> Address:
 
 
 @pytest.fixture
-def admin(redis_url: str) -> Iterator["redis.Redis"]:
+def admin(redis_url: str) -> Iterator[redis.Redis]:
     """A client that looks at the shared server."""
     with redis.Redis.from_url(redis_url) as client:
         yield client
@@ -78,7 +86,7 @@ def eventually(condition: Callable[[], object]) -> bool:
 
 
 def test_every_command_is_one_round_trip_and_one_script(
-    store: RedisStore, admin: "redis.Redis", account: Address
+    store: RedisStore, admin: redis.Redis, account: Address
 ) -> None:
     commands = [
         hold("a", account), Renew(account, ("a",), ()), Release("a", (account,)),
@@ -95,7 +103,7 @@ def test_every_command_is_one_round_trip_and_one_script(
     assert sent == ["EVALSHA"] * len(commands)
 
 
-def _sent_by_clients(monitor: "redis.client.Monitor") -> Iterator[str]:
+def _sent_by_clients(monitor: redis.client.Monitor) -> Iterator[str]:
     """The commands until an ECHO; not those that scripts call, nor a greeting of redis-py's."""
     for event in monitor.listen():
         name = event["command"].split()[0]
@@ -106,14 +114,14 @@ def _sent_by_clients(monitor: "redis.client.Monitor") -> Iterator[str]:
 
 
 def test_a_server_that_forgot_the_scripts_is_told_them_again(
-    store: RedisStore, admin: "redis.Redis", account: Address
+    store: RedisStore, admin: redis.Redis, account: Address
 ) -> None:
     store.run(hold("a", account))
     admin.script_flush()
     assert store.run(hold("b", account)).balances[0].held == (200, 120, 80, 0, 2, 10_000)
 
 
-def test_a_restart_between_two_commands_is_not_noticed(redis_server: "RedisServer") -> None:
+def test_a_restart_between_two_commands_is_not_noticed(redis_server: RedisServer) -> None:
     account = Address("t", "order", "7")
     with opened(redis_server.url) as store:
         epoch = store.run(hold("a", account)).balances[0].epoch
@@ -121,7 +129,7 @@ def test_a_restart_between_two_commands_is_not_noticed(redis_server: "RedisServe
         assert store.run(hold("b", account)).balances[0].epoch > epoch
 
 
-def test_what_a_lost_account_spent_is_added_once(redis_server: "RedisServer") -> None:
+def test_what_a_lost_account_spent_is_added_once(redis_server: RedisServer) -> None:
     account = Address("t", "order", "7")
     with opened(redis_server.url) as store:
         epoch = store.run(hold("a", account)).balances[0].epoch
@@ -133,7 +141,7 @@ def test_what_a_lost_account_spent_is_added_once(redis_server: "RedisServer") ->
         assert again.balances[0].settled == NEED
 
 
-def test_a_server_that_is_down_is_unavailable_at_once(redis_server: "RedisServer") -> None:
+def test_a_server_that_is_down_is_unavailable_at_once(redis_server: RedisServer) -> None:
     redis_server.stop()
     with opened(f"{redis_server.url}?timeout=0.3") as store:
         start = time.monotonic()
@@ -148,7 +156,7 @@ def test_a_server_that_is_down_is_unavailable_at_once(redis_server: "RedisServer
 
 
 def test_a_server_that_says_nothing_is_unavailable_within_the_timeout(
-    redis_server: "RedisServer",
+    redis_server: RedisServer,
 ) -> None:
     account = Address("t", "order", "7")
     with opened(f"{redis_server.url}?timeout=0.2") as store:
@@ -163,7 +171,7 @@ def test_a_server_that_says_nothing_is_unavailable_within_the_timeout(
 
 
 def test_a_late_answer_is_not_taken_for_that_of_the_next_command(
-    redis_server: "RedisServer",
+    redis_server: RedisServer,
 ) -> None:
     first, second = Address("t", "order", "1"), Address("t", "order", "2")
     with opened(f"{redis_server.url}?timeout=0.1") as store:
@@ -174,7 +182,7 @@ def test_a_late_answer_is_not_taken_for_that_of_the_next_command(
 
 
 @pytest.mark.parametrize("sabotage", ["readonly", "busy", "memory", "type"])
-def test_a_server_that_refuses_is_unavailable(redis_server: "RedisServer", sabotage: str) -> None:
+def test_a_server_that_refuses_is_unavailable(redis_server: RedisServer, sabotage: str) -> None:
     account = Address("t", "order", "7")
     with redis.Redis(port=redis_server.port) as admin, opened(redis_server.url) as store:
         store.run(hold("a", account))
@@ -209,6 +217,61 @@ def _is_refused(store: RedisStore, account: Address) -> bool:
     return False
 
 
+def test_an_unheld_call_whose_hold_came_through_is_settled_once(
+    store: RedisStore, account: Address
+) -> None:
+    store.run(hold("a", account))
+    settle = Settle("a", NEED, ((account, 0),), unheld=True)
+    for again in (False, True):
+        reply = store.run(settle)
+        assert reply.repeated is again
+        assert (reply.balances[0].settled, reply.balances[0].held) == (NEED, (0,) * 6)
+    # The hold itself, delayed on another connection, must not hold for good.
+    assert store.run(hold("a", account)).balances[0].held == (0,) * 6
+
+
+def test_a_hold_whose_lease_ran_out_is_made_again_when_it_is_sent_again(
+    redis_url: str, account: Address
+) -> None:
+    with opened(f"{redis_url}?lease=0.05") as store:
+        store.run(hold("a", account))
+        time.sleep(0.06)
+        assert read(store, account).held == (0,) * 6
+        assert store.run(hold("a", account)).balances[0].held == NEED
+        assert store.run(hold("a", account, tokens=1)).short is None
+
+
+def test_a_release_after_the_lease_ran_out_changes_nothing(
+    redis_url: str, account: Address
+) -> None:
+    with opened(f"{redis_url}?lease=0.05") as store:
+        store.run(hold("a", account))
+        time.sleep(0.06)
+        release = Release("a", (account,), "loop", (NEED,))
+        reply = store.run(release)
+        assert (reply.balances[0].released, reply.balances[0].reserved) == (1, (0,) * 6)
+        assert not reply.repeated
+        assert store.run(release).repeated
+
+
+def test_what_is_remembered_of_ended_holds_is_forgotten_a_day_later(
+    store: RedisStore, admin: redis.Redis, account: Address
+) -> None:
+    settle = Settle("a", NEED, ((account, 0),), unheld=True)
+    store.run(settle)
+    key = key_of(account)
+    totals = list(struct.unpack("<18q", admin.hget(key, "t")))
+    state, until, *amounts = struct.unpack("<8q", admin.hget(key, "h:a"))
+    now_ms = totals[0]
+    assert now_ms + DAY_MS <= until == totals[5] <= now_ms + DAY_MS + 1_000
+    totals[5] = now_ms
+    yesterday = struct.pack("<8q", state, now_ms, *amounts)
+    admin.hset(key, mapping={"t": struct.pack("<18q", *totals), "h:a": yesterday})
+    assert read(store, account).settled == NEED
+    assert set(admin.hkeys(key)) == {b"t", b"u"}
+    assert struct.unpack("<18q", admin.hget(key, "t"))[5] == 0
+
+
 ODD = ["", ":", "{", "}", "{}", "a:b", "%3A", "*", "?", "[a]", "\\", "\n", " ", "größe", "\ud800"]
 
 
@@ -236,7 +299,7 @@ def test_all_keys_of_a_tenant_lie_in_one_slot() -> None:
 
 
 def test_an_account_lives_a_day_from_its_last_use_and_from_the_end_of_its_window(
-    store: RedisStore, admin: "redis.Redis", account: Address
+    store: RedisStore, admin: redis.Redis, account: Address
 ) -> None:
     month = account._replace(window=window_at("month", time.time()))
     store.run(hold("a", account, month))
@@ -248,7 +311,7 @@ def test_an_account_lives_a_day_from_its_last_use_and_from_the_end_of_its_window
 
 
 def test_an_account_that_ran_out_is_not_listed(
-    store: RedisStore, admin: "redis.Redis", account: Address
+    store: RedisStore, admin: redis.Redis, account: Address
 ) -> None:
     store.run(hold("a", account))
     assert [each.address for each in store.accounts(account.tenant)] == [account]
@@ -257,7 +320,7 @@ def test_an_account_that_ran_out_is_not_listed(
     assert read(store, account) == Balance(account)
 
 
-def test_what_is_learned_is_kept_without_end(store: RedisStore, admin: "redis.Redis") -> None:
+def test_what_is_learned_is_kept_without_end(store: RedisStore, admin: redis.Redis) -> None:
     store.save({"odd {name}:": b"\x00\xff", "b": b""})
     store.save({})
     assert (store.load("odd {name}:"), store.load("b"), store.load("c")) == (b"\x00\xff", b"", None)
@@ -292,7 +355,7 @@ def test_listeners_hear_where_room_came_free(redis_url: str, account: Address) -
         assert eventually(lambda: account in heard)
 
 
-def test_a_listener_survives_a_restart(redis_server: "RedisServer") -> None:
+def test_a_listener_survives_a_restart(redis_server: RedisServer) -> None:
     account = Address("t", "order", "7")
     heard: list[Address] = []
     with opened(redis_server.url) as store:
@@ -302,7 +365,7 @@ def test_a_listener_survives_a_restart(redis_server: "RedisServer") -> None:
         assert eventually(lambda: store.run(Extend(str(next(extensions)), account, NEED)) and heard)
 
 
-def test_closing_ends_the_thread_and_the_connections(redis_server: "RedisServer") -> None:
+def test_closing_ends_the_thread_and_the_connections(redis_server: RedisServer) -> None:
     with redis.Redis(port=redis_server.port) as admin:
         with opened(redis_server.url) as store:
             store.listen(lambda _: None)
@@ -329,7 +392,7 @@ def test_a_forked_child_has_connections_of_its_own(store: RedisStore, account: A
     assert read(store, account).held[0] == 201 * 100
 
 
-def test_a_password_is_in_no_name_and_no_error(redis_server: "RedisServer") -> None:
+def test_a_password_is_in_no_name_and_no_error(redis_server: RedisServer) -> None:
     with redis.Redis(port=redis_server.port) as admin:
         admin.config_set("requirepass", "s3cret")
     named = redis_server.url.replace("//", "//:s3cret@")
@@ -373,6 +436,29 @@ def test_a_url_sets_the_lease() -> None:
     assert RedisStore("rediss://user:pw@h:1/2?lease=5").url == "rediss://h:1/2"
 
 
+def test_without_redis_py_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(ImportError, match=r'pip install "agent-budgetguard\[redis\]"'):
+        RedisStore("redis://h")
+
+
+def test_many_threads_never_hold_more_than_the_limit(store: RedisStore, account: Address) -> None:
+    together = threading.Barrier(150)
+    replies: list[bool] = []
+
+    def work(number: int) -> None:
+        together.wait()
+        replies.append(store.run(hold(str(number), account, tokens=5_000)).short is None)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(150)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(replies), sum(replies)) == (150, 50)
+    assert read(store, account).held[0] == 5_000
+
+
 def test_money_is_exact_up_to_nine_million_dollars(store: RedisStore, account: Address) -> None:
     most = 2**53 - 1
     odd = (0, 0, 0, 0, 0, most - 2)
@@ -384,7 +470,7 @@ def test_money_is_exact_up_to_nine_million_dollars(store: RedisStore, account: A
     assert store.run(Hold("d", (0,) * 6, (huge,))).short is None
 
 
-def test_a_cluster_works_like_a_single_server(redis_cluster: "RedisServer") -> None:
+def test_a_cluster_works_like_a_single_server(redis_cluster: RedisServer) -> None:
     first, second = Address("t", "order", "1"), Address("u", "order", "2")
     heard: list[Address] = []
     with opened(f"{redis_cluster.url}?cluster=1&timeout=0.5") as store:

@@ -31,7 +31,8 @@ local function hold(key, account, own, at)
   local ends = numbers[at + 1]
   if not loop_field then return use(key, account, ends, hold_field, record) end
   local reserve = {unpack(numbers, at + RESERVE + 1, at + RESERVE + 6)}
-  use(key, account, ends, hold_field, record, keep(key, account, loop_field, own, reserve, lease_at))
+  use(key, account, ends, hold_field, record,
+    keep(key, account, loop_field, own, reserve, lease_at))
 end
 
 -- Where each line begins in `numbers`, and whether all windows are current.

@@ -13,7 +13,8 @@ for index = 2, #ARGV do
   local record = account and unpacked(redis.call('HGET', key, ARGV[index]))
   if record and record[1] == ACTIVE then
     renewed = true
-    redis.call('HSET', key, ARGV[index], struct.pack(RECORD, ACTIVE, lease_at, unpack(record, 3, 8)))
+    local value = struct.pack(RECORD, ACTIVE, lease_at, unpack(record, 3, 8))
+    redis.call('HSET', key, ARGV[index], value)
   end
 end
 -- The time of the first lease stays: it says when to look, and looking finds the new one.

@@ -1,8 +1,9 @@
 -- Replaces a hold by what was used, on every account.
 --
--- ARGV[1]: id of the hold. ARGV[2]: the agent loop that is over, or empty. ARGV[3]: packed integers:
--- 1 if the call was admitted while the store was out of reach, six amounts used, then for each key:
--- the epoch of the account when it held, in milliseconds, and the end of its window (0: none).
+-- ARGV[1]: id of the hold. ARGV[2]: the agent loop that is over, or empty. ARGV[3]: packed
+-- integers: 1 if the call was admitted while the store was out of reach, six amounts used, then for
+-- each key: the epoch of the account when it held, and the end of its window (0: none), in
+-- milliseconds.
 
 local hold_field = 'h:' .. ARGV[1]
 local loop_field = ARGV[2] ~= '' and 'r:' .. ARGV[2] or nil
