@@ -1,7 +1,7 @@
 """Four worker processes, one budget: a SQLite file keeps the account, and the limit holds for all.
 
-Each worker makes calls until it is refused. The model here only sleeps; with a real one nothing else
-changes: give the handler of your agent a budget with a store.
+Each worker makes calls until it is refused. The model here only sleeps; with a real one nothing
+else changes: give the handler of your agent a budget with a store.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from budgetguard.cli import main as show
 from budgetguard.stores.link import close_links
 
 WORKERS = 4
+TURNS = 40
 
 
 def budget(store: str) -> Budget:
     prices = {"some-model": Price(input="1", output="10")}
-    return Budget("fleet", usd="0.10", turns=40, window="day", store=store, prices=prices)
+    return Budget("fleet", usd="0.10", turns=TURNS, window="day", store=store, prices=prices)
 
 
 def work(store: str, name: str) -> None:
-    lengths = random.Random(name)
+    lengths = random.Random(name)  # noqa: S311 -- not a secret
     calls = 0
     with budget(store).open() as task:
         while True:
@@ -45,12 +46,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = f"sqlite:///{Path(folder, 'accounts.db')}"
         command = [sys.executable, __file__, store]
-        workers = [subprocess.Popen([*command, str(n + 1)]) for n in range(WORKERS)]
+        workers = [subprocess.Popen([*command, str(n)]) for n in range(WORKERS)]  # noqa: S603
         for worker in workers:
             worker.wait()
         with budget(store).open() as task:
             task.refresh()
-            assert task.spent.turns <= 40
+            assert task.spent.turns <= TURNS
             assert task.spent.usd <= task.limits.usd
         close_links()
         show(["accounts", store])

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     Way = Callable[["Spree"], None]
 
 PRICE = Price(input="1", output="10")
+CAP = 4_096
+"""The output cap of a call that is asked for by itself, whatever was learned before."""
+
 AGAIN_S = 0.02
 """How long a caller waits after an error of ours before it tries again."""
 
@@ -219,7 +222,8 @@ class Worker:
         assert self._scope is not None
         start = time.monotonic()
         try:
-            self._ticket = self._scope.admit(Call(model="m", input_tokens=job["input_tokens"]))
+            call = Call(model="m", input_tokens=job["input_tokens"], max_output_tokens=CAP)
+            self._ticket = self._scope.admit(call)
         except BudgetGuardError as error:
             return {"error": type(error).__name__, "at": time.monotonic(), "from": start}
         return {"held": self._ticket.need[TOKENS], "at": time.monotonic(), "from": start}
