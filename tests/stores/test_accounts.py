@@ -476,8 +476,8 @@ async def test_a_task_cancelled_at_any_moment_of_its_admission_leaves_nothing_he
             task.cancel()
             with suppress(asyncio.CancelledError):
                 (await task).release()
-        assert scope.counts.in_flight == 0
         assert await asyncio.to_thread(eventually, lambda: is_quiet(scope))
+        assert scope.counts.in_flight == 0
         assert STORE.in_flight == set()
 
 
