@@ -226,7 +226,14 @@ class Scope(Reading):
             return
         with STORE.lock:
             kept_in = self.loops.forget(id)
-        _tell_stores(id, kept_in)
+        self.tell_stores(id, kept_in)
+
+    def tell_stores(self, loop: Hashable, kept_in: list[Account]) -> None:
+        """Say that an agent loop keeps nothing back any more, where a store keeps the account."""
+        if any(each.shared for each in kept_in):
+            from budgetguard.fleet import drop_reserves  # noqa: PLC0415 -- only with a store
+
+            drop_reserves(loop, kept_in)
 
     def take_back_last_call(self, loop: Loop | None) -> None:
         """Undo the grant of a last call that was never sent; call under the store's lock."""
@@ -258,7 +265,7 @@ class Scope(Reading):
             for account in self.lineage.accounts:
                 account.wake()
         for id, kept_in in loops:
-            _tell_stores(id, kept_in)
+            self.tell_stores(id, kept_in)
         if events.listening():
             events.emit(
                 events.Closed(
@@ -306,11 +313,3 @@ class Scope(Reading):
 
     def __repr__(self) -> str:
         return f"<Scope {self.path!r} {self.outcome or 'open'}>"
-
-
-def _tell_stores(loop: Hashable, kept_in: list[Account]) -> None:
-    """Say that an agent loop keeps nothing back any more, where a store keeps the account."""
-    if any(each.shared for each in kept_in):
-        from budgetguard.fleet import drop_reserves  # noqa: PLC0415 -- only with a store
-
-        drop_reserves(loop, kept_in)

@@ -102,6 +102,7 @@ class Ticket:
             usage.input_tokens + usage.output_tokens, usage.input_tokens,
             usage.output_tokens, usage.reasoning_tokens, 1, nano,
         )  # fmt: skip
+        kept_in: list[Account] = []
         with STORE.lock:
             if not self._open:
                 return
@@ -114,10 +115,13 @@ class Ticket:
             self.scope.add_own(used)
             self._teach(usage)
             if ends_loop and self._loop is not None:
-                self.scope.loops.forget(self._loop.id)
+                kept_in = self.scope.loops.forget(self._loop.id)
         if self.held is not None:
             ended = self._loop.id if ends_loop and self._loop is not None else None
             self.held.settle(used, ended=ended, now=not runs_an_event_loop())
+        if kept_in and self._loop is not None:  # also where another scope made its calls
+            others = [each for each in kept_in if each not in self.accounts]
+            self.scope.tell_stores(self._loop.id, others)
         if events.listening():
             self._tell_settled(usage, nano)
 
