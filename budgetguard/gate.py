@@ -132,7 +132,8 @@ class Case:
                 short, end = verdict
                 scope.standing.latch(short, end, (short.scope.account,))
             elif firmly and waiter is not None:
-                account = verdict.scope.account  # type: ignore[union-attr]
+                assert isinstance(verdict, Short)  # noqa: S101 -- neither granted nor ended
+                account = verdict.scope.account
                 waiter.join(account, ahead=is_promised(account, scope.lineage.accounts))
         return verdict
 

@@ -48,7 +48,7 @@ def main() -> None:
         command = [sys.executable, __file__, store]
         workers = [subprocess.Popen([*command, str(n)]) for n in range(WORKERS)]  # noqa: S603
         for worker in workers:
-            worker.wait()
+            assert worker.wait() == 0
         with budget(store).open() as task:
             task.refresh()
             assert task.spent.turns <= TURNS
