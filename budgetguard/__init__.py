@@ -16,6 +16,7 @@ from budgetguard.errors import (
     BudgetStopped,
     NoOpenBudget,
     ScopeClosed,
+    StoreUnavailableError,
     UnpricedModelError,
 )
 from budgetguard.events import Decided, Event, Settled, log_to, subscribe
@@ -63,6 +64,7 @@ __all__ = [
     "Settled",
     "Spend",
     "State",
+    "StoreUnavailableError",
     "Task",
     "Ticket",
     "UnpricedModelError",

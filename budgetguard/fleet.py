@@ -63,7 +63,7 @@ def attempt_shared(
                 return case.concluded(verdict)
             if attempt == _MOST_TRIES - 1:
                 return _queued(blocked, waiter)
-            fresh = True
+            fresh = len(scope.lineage.shared) == 1  # of other stores nothing new was heard
         elif fresh:
             return case.concluded(verdict)
         else:

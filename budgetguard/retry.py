@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from tenacity import (
     Retrying,
@@ -19,18 +19,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def reconnecting(run: Callable[[], T], *, attempts: int = 2) -> T:
-    """What `run` returns; tried again, after 20 to 200 ms, while the store is out of reach.
+_twice: Final = Retrying(
+    retry=retry_if_exception_type(StoreUnavailableError),
+    stop=stop_after_attempt(2),
+    wait=wait_random(0.02, 0.2),  # seconds
+    reraise=True,
+)
+
+
+def reconnecting(run: Callable[[], T]) -> T:
+    """What `run` returns; tried once more, after 20 to 200 ms, if the store is out of reach.
 
     Raises:
-        StoreUnavailableError: If it still is at the last attempt.
+        StoreUnavailableError: If it still is.
     """
-    return Retrying(
-        retry=retry_if_exception_type(StoreUnavailableError),
-        stop=stop_after_attempt(attempts),
-        wait=wait_random(0.02, 0.2),
-        reraise=True,
-    )(run)
+    return _twice(run)
 
 
 def patiently(attempt: int) -> float:

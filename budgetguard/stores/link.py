@@ -120,7 +120,10 @@ class Link:
 
     def submit(self, command: Command) -> Future[Reply]:
         """Do what `run` does, in another thread."""
-        future = self.threads.submit(self.run, command)
+        try:
+            future = self.threads.submit(self.run, command)
+        except RuntimeError as error:
+            raise StoreUnavailableError(self.store.url, "its connection was closed") from error
         self._submitted.note(command, future)
         return future
 
