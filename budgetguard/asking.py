@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from budgetguard.admission import SECONDS, Short
+from budgetguard.difficulty import UNKNOWN
 from budgetguard.efforts.scale import THINKING_TOKENS, lower
 from budgetguard.plan import EMPTY, Plan
 from budgetguard.policy import planned
@@ -23,7 +24,7 @@ def ask(scope: Scope, call: Call) -> Plan:
         TypeError: If the policy returns something that is not a Plan.
     """
     account, standing = scope.account, scope.standing
-    if scope.is_quiet():
+    if _is_quiet(scope):
         return EMPTY
     settled, held = account.settled, account.held
     state = State(
@@ -46,6 +47,20 @@ def ask(scope: Scope, call: Call) -> Plan:
     keeps = standing.lowered and scope.budget.lowers_once
     effort = latched if keeps else lower(latched, plan.effort)
     return plan if effort == plan.effort else plan._replace(effort=effort)
+
+
+def _is_quiet(scope: Scope) -> bool:
+    """Whether the policy is known to say nothing yet, so that it need not be asked."""
+    quiet = scope.budget.quiet
+    if not quiet or scope.standing.effort is not None:
+        return False
+    if scope.estimation.difficulty is not UNKNOWN:
+        return False
+    settled = scope.account.settled
+    for meter, amount in quiet:  # noqa: SIM110 -- a generator doubles its cost
+        if settled[meter] >= amount:
+            return False
+    return True
 
 
 def fullest(scope: Scope) -> Short:

@@ -16,8 +16,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from budgetguard.admission import Grant, Short
+from budgetguard.case import Case
 from budgetguard.errors import StoreUnavailableError
-from budgetguard.gate import Case, check_call
+from budgetguard.gate import check_call
 from budgetguard.groups import Group, is_shared
 from budgetguard.spend import TURNS, ZERO
 from budgetguard.stores.held import Held, Part

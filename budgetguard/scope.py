@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from budgetguard import admitting, events
 from budgetguard.current import FORKS, current_scope, reset_current, set_current
-from budgetguard.difficulty import NOTHING_TO_ASK, UNKNOWN, Estimation
+from budgetguard.difficulty import NOTHING_TO_ASK, Estimation
 from budgetguard.ending import ending_of
 from budgetguard.errors import ScopeClosed
 from budgetguard.extension import Amounts, extension_of, raise_limits
@@ -26,7 +26,7 @@ from budgetguard.spend import USD, ZERO, Limits, Vector, plus, usd
 from budgetguard.standing import Standing
 from budgetguard.stores.accounts import account_of
 from budgetguard.stores.memory import STORE
-from budgetguard.stores.shares import share_of
+from budgetguard.stores.shares import claim_share, give_back_share
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Hashable
@@ -101,36 +101,14 @@ class Scope(Reading):
         """Who pays for its calls, and who admits them."""
         self._share: Share | None = None
         if budget.share is not None and parent is not None:
-            self._claim_share(parent, budget.share)
+            self._share = claim_share(
+                parent.account, parent.held_limits, self.account, budget.share
+            )
         ending = ending_of(budget)
         self.owes_last_call = ending.owes_last_call
         self.end: End = ending.end
         if events.listening():
             events.emit(events.Opened(path=self.path, scope_id=self.id, budget=budget.name))
-
-    def _claim_share(self, parent: Scope, part: float) -> None:
-        """Have a part of the parent's account kept for this scope while it is open."""
-        with STORE.lock:
-            self._share = share_of(parent.account, parent.held_limits, self.account, part)
-            parent.account.shares = (*parent.account.shares, self._share)
-
-    def _give_back_share(self) -> None:
-        """Let siblings use what this scope did not; call under the store's lock."""
-        if self._share is not None and self.parent is not None:
-            account = self.parent.account
-            account.shares = tuple(each for each in account.shares if each is not self._share)
-
-    def is_quiet(self) -> bool:
-        """Whether the policy is known to say nothing yet, so that it need not be asked."""
-        if not self.budget.quiet or self.standing.effort is not None:
-            return False
-        if self.estimation.difficulty is not UNKNOWN:
-            return False
-        settled = self.account.settled
-        for meter, amount in self.budget.quiet:  # noqa: SIM110 -- a generator doubles its cost
-            if settled[meter] >= amount:
-                return False
-        return True
 
     def admit(self, call: Call) -> Ticket:
         """Admit a model call before it is made, waiting in this thread where it must.
@@ -261,7 +239,8 @@ class Scope(Reading):
             self.standing.error = self.standing.error or error
             self._closed_at = time.monotonic()
             loops = [(each.id, self.loops.forget(each.id)) for each in self.loops.of(self)]
-            self._give_back_share()
+            if self._share is not None and self.parent is not None:
+                give_back_share(self.parent.account, self._share)
             for account in self.lineage.accounts:
                 account.wake()
         for id, kept_in in loops:

@@ -26,7 +26,7 @@ from budgetguard import (
     Usage,
 )
 from budgetguard.admission import Grant
-from budgetguard.gate import Case
+from budgetguard.case import Case
 from budgetguard.stores.memory import STORE
 
 PRICES = {"m": Price(input="1", output="3", cache_write="1.25")}

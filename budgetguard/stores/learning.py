@@ -52,7 +52,7 @@ class Learning:
         """Seconds until it should be kept."""
         return max(0.0, self._next - time.monotonic())
 
-    def keep_due(self) -> None:
+    def do_due(self) -> None:
         """Keep it, if it is time."""
         if time.monotonic() >= self._next:
             self.keep()

@@ -49,7 +49,7 @@ class Leases:
         """Seconds until leases should be renewed."""
         return max(0.0, self._next - time.monotonic())
 
-    def renew_due(self) -> None:
+    def do_due(self) -> None:
         """Renew, if it is time; a store that is out of reach is asked again next time."""
         if time.monotonic() < self._next:
             return

@@ -1,25 +1,24 @@
 """Link: this process's connection to one store.
 
-It knows the accounts that are looked at here, renews the leases of what is held, and delivers what
-must not be lost: a settlement that cannot be sent now is kept, and sent later, in order.
+It knows the accounts that are looked at here, and whether the store is in reach. What must not be
+lost goes by its courier, which also renews leases and keeps what was learned.
 """
 
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import secrets
 import threading
 import time
-from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from budgetguard.errors import StoreUnavailableError
-from budgetguard.retry import patiently, reconnecting
+from budgetguard.retry import reconnecting
+from budgetguard.stores.courier import Courier, Parcel, tell
 from budgetguard.stores.learning import Learning
 from budgetguard.stores.leases import Leases
 from budgetguard.stores.memory import STORE
@@ -33,13 +32,8 @@ if TYPE_CHECKING:
 
     from budgetguard.stores.protocol import Address, Command, Reply, Window
 
-_log = logging.getLogger("budgetguard")
-
 QUIET_S: Final = 1.0
 """After a failure the store is left alone for this many seconds: calls fail at once meanwhile."""
-
-FLUSH_S: Final = 3.0
-"""The end of the process waits this many seconds at most for what was not delivered."""
 
 _WORKERS: Final = 16
 """Threads that wait for the store on behalf of event loops."""
@@ -55,14 +49,6 @@ class Ask(NamedTuple):
 _Key = tuple["Address", "Window | None"]
 
 
-class _Item(NamedTuple):
-    """Something to be delivered."""
-
-    command: Command
-    confirm: Callable[[Reply], None]
-    delivered: Future[bool]
-
-
 class Link:
     """The one connection of this process to the store at a URL."""
 
@@ -76,14 +62,12 @@ class Link:
         """How often the store came back after it was out of reach."""
         self._submitted = Submitted()
         self._accounts: WeakValueDictionary[_Key, SharedAccount] = WeakValueDictionary()
-        self._queue: deque[_Item] = deque()
-        self._changed = threading.Condition()  # protects the queue and the thread below
-        self._courier: threading.Thread | None = None
+        chores = self.leases, self.learning
+        self._courier = Courier(self, chores, self.store.url)
         self._listens = False
         self._quiet_until = 0.0
         self._failed = False
         self._busy = threading.local()  # a finalizer may run in the middle of a command
-        self._closed = False
         atexit.register(self.close)
 
     def account(self, address: Address, renewed: Window | None) -> SharedAccount:
@@ -114,8 +98,8 @@ class Link:
             raise
         finally:
             self._busy.here = False
-        if self._failed and not self._queue:
-            self._is_back()
+        if not self.undelivered:
+            self.note_emptied()
         return reply
 
     def submit(self, command: Command) -> Future[Reply]:
@@ -140,22 +124,24 @@ class Link:
         Returns:
             True when the store has it, False as soon as it is known to be out of reach.
         """
-        item = _Item(command, confirm, Future())
-        if now and not self._queue and not self._failed and not self._is_busy():
+        delivered: Future[bool] = Future()
+        if now and not self.undelivered and not self._failed and not self._is_busy():
             try:
                 confirm(self.run(command))
             except StoreUnavailableError:
-                item.delivered.set_result(False)
+                tell(delivered, done=False)
             else:
-                item.delivered.set_result(True)
-                return item.delivered
+                tell(delivered, done=True)
+                return delivered
         if self._failed:
-            _resolve(item.delivered, done=False)
-        with self._changed:
-            self._queue.append(item)
-            self._start_courier()
-            self._changed.notify_all()
-        return item.delivered
+            tell(delivered, done=False)
+        self._courier.take(Parcel(command, confirm, delivered))
+        return delivered
+
+    @property
+    def undelivered(self) -> int:
+        """How many settlements and the like the store is still to be told of."""
+        return len(self._courier)
 
     def _is_busy(self) -> bool:
         return getattr(self._busy, "here", False)
@@ -168,84 +154,38 @@ class Link:
 
     def keep_leases(self) -> None:
         """See to it that the leases of what is held are renewed."""
-        if self._courier is None:
-            with self._changed:
-                self._start_courier()
+        self._courier.start()
 
     def close(self) -> None:
         """Deliver what is left, for a moment at most, and end the connection."""
-        self._flush()
+        ended = self._courier.close()
         self.learning.keep()
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
         self.threads.shutdown(wait=False)
         atexit.unregister(self.close)
-        if self._courier is None or not self._courier.is_alive():
+        if ended:
             self.store.close()
 
-    def _flush(self) -> None:
-        deadline = time.monotonic() + FLUSH_S
-        with self._changed:
-            while self._queue and time.monotonic() < deadline:
-                self._changed.wait(0.05)
-            if self._queue:
-                _log.warning(
-                    "%d settlements were not delivered to %s", len(self._queue), self.store.url
-                )
+    def send(self, command: Command) -> Reply:
+        """Run a command for the courier.
 
-    def _start_courier(self) -> None:
-        if self._courier is None:
-            self._courier = threading.Thread(
-                target=self._deliver_forever, name="budgetguard-courier", daemon=True
-            )
-            self._courier.start()
-
-    def _deliver_forever(self) -> None:
-        attempt = 0
-        self._busy.here = True  # what a finalizer delivers here must queue up too
-        while not self._closed:
-            with self._changed:
-                if not self._queue:
-                    self._changed.wait(min(self.leases.due_in_s(), self.learning.due_in_s()))
-                item = self._queue[0] if self._queue else None
-            self.leases.renew_due()
-            self.learning.keep_due()
-            if item is None:
-                continue
-            if self._deliver(item):
-                attempt = 0
-            else:
-                with self._changed:
-                    self._changed.wait_for(lambda: self._closed, patiently(attempt))
-                attempt += 1
-        self.store.close()
-
-    def _deliver(self, item: _Item) -> bool:
+        Raises:
+            StoreUnavailableError: If the store is out of reach.
+        """
+        self._busy.here = True  # what a finalizer delivers meanwhile must queue up too
         try:
-            self._submitted.wait_before(item.command)
-            reply = self.store.run(item.command)
-            item.confirm(reply)
-        except StoreUnavailableError:
-            self._failed = True
-            with self._changed:
-                waiting = list(self._queue)
-            for each in waiting:  # nobody waits for those behind it either
-                _resolve(each.delivered, done=False)
-            return False
-        except Exception:  # noqa: BLE001 -- what cannot be understood must not stop the rest
-            _log.exception("a settlement could not be delivered to %s", self.store.url)
-        with self._changed:
-            self._queue.popleft()
-            left = bool(self._queue)
-            self._changed.notify_all()
-        if self._failed and not left:
-            self._is_back()
-        _resolve(item.delivered, done=True)
-        return True
+            self._submitted.wait_before(command)
+            return self.store.run(command)
+        finally:
+            self._busy.here = False
 
-    def _is_back(self) -> None:
+    def note_failure(self) -> None:
+        """The store is out of reach."""
+        self._failed = True
+
+    def note_emptied(self) -> None:
         """The store answers, and everything was delivered."""
+        if not self._failed:
+            return
         self._failed = False
         self._quiet_until = 0.0
         with STORE.lock:
@@ -262,11 +202,6 @@ class Link:
             if account is not None:
                 account.read_at = float("-inf")
                 account.wake()
-
-
-def _resolve(delivered: Future[bool], *, done: bool) -> None:
-    if not delivered.done():
-        delivered.set_result(done)
 
 
 _links: dict[str, Link] = {}

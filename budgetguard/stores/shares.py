@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from budgetguard.spend import ZERO, Vector, minus, plus
+from budgetguard.stores.memory import STORE
 
 if TYPE_CHECKING:
     from budgetguard.stores.memory import Account
@@ -40,6 +41,21 @@ class Share(NamedTuple):
         """Whether the child has settled as much of some meter as it was promised."""
         used = minus(self.child.settled, self.used_before)
         return any(used[meter] >= self.guaranteed[meter] for meter in self.meters)
+
+
+def claim_share(
+    parent: Account, limits: tuple[tuple[int, int], ...], child: Account, part: float
+) -> Share:
+    """Keep a part of an account for a child that opens now, until it is given back."""
+    with STORE.lock:
+        share = share_of(parent, limits, child, part)
+        parent.shares = (*parent.shares, share)
+    return share
+
+
+def give_back_share(parent: Account, share: Share) -> None:
+    """Let siblings use what a child did not; call under the ledger's lock."""
+    parent.shares = tuple(each for each in parent.shares if each is not share)
 
 
 def share_of(

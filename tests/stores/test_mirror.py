@@ -11,7 +11,7 @@ from budgetguard import Budget, Price, Scope
 from budgetguard.call import Call
 from budgetguard.fleet import attempt_shared
 from budgetguard.spend import ZERO, Usage
-from budgetguard.stores import link
+from budgetguard.stores import courier, link
 from budgetguard.stores.opening import open_store
 from budgetguard.stores.protocol import Balance, Hold
 from budgetguard.stores.shared import SharedAccount, Unconfirmed
@@ -26,7 +26,7 @@ USED = Usage(100, 20)
 @pytest.fixture(autouse=True)
 def links_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(link, "QUIET_S", 0.0)
-    monkeypatch.setattr(link, "FLUSH_S", 0.2)
+    monkeypatch.setattr(courier, "FLUSH_S", 0.2)
     yield
     link.close_links()
 
@@ -107,7 +107,7 @@ def test_tasks_that_are_cancelled_while_they_ask_for_a_hold_leave_none_behind(tm
 
     asyncio.run(ask_and_cancel())
     store = open_store(url)
-    until(lambda: not mirror(scope).link._queue, within_s=10)
+    until(lambda: not mirror(scope).link.undelivered, within_s=10)
     assert [each.held for each in store.accounts()] == [ZERO]
     store.close()
 

@@ -19,7 +19,8 @@ from budgetguard import Budget, BudgetGuardError, Call, Usage, fail, observe, sp
 from budgetguard.errors import StoreUnavailableError
 from budgetguard.spend import ZERO
 from budgetguard.stores import link as links
-from budgetguard.stores.link import FLUSH_S, close_links, link_to
+from budgetguard.stores.courier import FLUSH_S
+from budgetguard.stores.link import close_links, link_to
 from budgetguard.stores.memory import STORE
 
 if TYPE_CHECKING:

@@ -175,12 +175,12 @@ def _mirror(scope: Scope) -> dict[str, int]:
     if not account.shared:
         return {"unconfirmed": int(any(account.held)), "spent": account.settled[USD]}
     give_up = time.monotonic() + 10
-    while account.link._queue and time.monotonic() < give_up:
+    while account.link.undelivered and time.monotonic() < give_up:
         time.sleep(0.005)
     unconfirmed = account._unconfirmed
     return {
         "unconfirmed": sum(map(abs, unconfirmed.held + unconfirmed.settled)),
-        "queued": len(account.waiters or ()) + len(account.link._queue),
+        "queued": len(account.waiters or ()) + account.link.undelivered,
         "renewed": len(account.link.leases._holds),
     }
 
