@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("budgetguard")
 
+_CAPS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens", "num_predict")
+"""What may cap the output; of the first, only as an argument."""
+
 Steered = tuple["BaseChatModel", dict[str, Any]]
 
 
 class Dialect:
     """A model class of which only the name of its output cap can be found out."""
-
-    CAPS: Final = ("max_tokens", "max_output_tokens", "num_predict")
 
     def asked(self, model: BaseChatModel, kwargs: dict[str, Any]) -> Asked:
         """What the caller asked for, on the model or with the call."""
@@ -46,22 +47,23 @@ class Dialect:
         cap = steering.max_output_tokens
         if cap is None:
             return model, kwargs
-        names = [name for name in self.CAPS if name in type(model).model_fields]
-        if not names:
+        field = cap_field(type(model))
+        if field is None:
             _say_unsteered(type(model).__name__)
             return model, kwargs
-        if names[0] in kwargs:
-            return model, {**kwargs, names[0]: cap}
-        return with_fields(model, {names[0]: cap}), kwargs
+        if field in kwargs:
+            return model, {**kwargs, field: cap}
+        return with_fields(model, {field: cap}), kwargs
 
     def asking_for_usage(self, model: BaseChatModel, kwargs: dict[str, Any]) -> Steered:
         """The model and the arguments with which a stream reports its usage."""
         return model, kwargs
 
     def _own_cap(self, model: BaseChatModel, kwargs: dict[str, Any]) -> int | None:
-        for name in ("max_completion_tokens", *self.CAPS):
+        own: set[str] = model.__pydantic_fields_set__  # what its property returns, sooner
+        for name in _CAPS:
             cap = kwargs.get(name)
-            if cap is None and name in model.model_fields_set:
+            if cap is None and name in own:
                 cap = getattr(model, name, None)
             if isinstance(cap, int) and cap > 0:
                 most = (model.profile or {}).get("max_output_tokens")
@@ -195,6 +197,12 @@ def model_name(model: BaseChatModel, kwargs: dict[str, Any]) -> str:
         if isinstance(name, str):
             return name
     return type(model).__name__
+
+
+@functools.cache
+def cap_field(kind: type[BaseChatModel]) -> str | None:
+    """The field that caps the output of a class; looked up once, as its fields are slow to ask."""
+    return next((name for name in _CAPS[1:] if name in kind.model_fields), None)
 
 
 @functools.cache
