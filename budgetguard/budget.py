@@ -183,6 +183,8 @@ class Budget:
         self._set("store", None if store is None else check_url(store))
         failure = as_choice(on_store_failure, "on_store_failure", get_args(OnStoreFailure))
         self._set("on_store_failure", failure)
+        if failure == "local" and store is None:
+            raise ValueError('on_store_failure="local" is for a budget with a store: name one')
         self._set("prices", as_prices(prices or {}))
         self._derive()
 
@@ -228,11 +230,13 @@ class Budget:
             shield: Scopes above are billed but neither refuse nor steer.
 
         Raises:
-            ValueError: If a shielded budget has no limit of its own.
+            ValueError: If a shielded budget has no limit of its own, or the id is empty.
         """
         if id is not None and not isinstance(id, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             msg = f"id must be a string, not {id!r}"
             raise TypeError(msg)
+        if id == "":
+            raise ValueError("id must not be empty; leave it out for an account of its own")
         from budgetguard.scope import Scope  # noqa: PLC0415 -- scope needs Budget
 
         return Scope.below_current(self, id=id, prompt=prompt, shield=shield)

@@ -26,7 +26,7 @@ def check_count(value: object, name: str) -> None:
         msg = f"{name} must be a whole number, not {value!r}"
         raise TypeError(msg)
     if value <= 0:
-        msg = f"{name} must be positive, not {value}; leave it out for no limit"
+        msg = f"{name} must be a whole number above 0, not {value}; None stands for no limit"
         raise ValueError(msg)
 
 
@@ -50,7 +50,7 @@ def check_share(value: object) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
-        msg = f"share must be a number in 0..1, not {value!r}"
+        msg = f"share must be a number above 0 and at most 1, not {value!r}"
         raise TypeError(msg)
     if not 0 < value <= 1:
         msg = f"share must be above 0 and at most 1 (a fraction, not percent), not {value!r}"
@@ -70,7 +70,7 @@ def as_money(value: object) -> Decimal | None:
         msg = f"usd must be a number of dollars, not {value!r}"
         raise ValueError(msg) from None
     if not amount.is_finite() or amount * NANO < 1:
-        msg = f"usd must be finite and at least one nano-dollar, not {value!r}"
+        msg = f"usd must be above 0 (at least one nano-dollar) and finite, not {value!r}"
         raise ValueError(msg)
     return amount
 

@@ -10,6 +10,7 @@ from budgetguard._version import __version__
 from budgetguard.errors import StoreUnavailableError
 from budgetguard.spend import TOKENS, TURNS, USD, usd
 from budgetguard.stores import open_store
+from budgetguard.stores.opening import check_there_is
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, or 1 if the store is out of reach."""
     options = _parser().parse_args(arguments)
     try:
+        check_there_is(options.store)
         store = open_store(options.store)
         balances = store.accounts(options.tenant)
     except StoreUnavailableError as error:
@@ -43,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     accounts = commands.add_parser("accounts", help="what is spent and held, by whom")
     accounts.add_argument("store", help="sqlite:///file or redis://host")
-    accounts.add_argument("--tenant", help="only the accounts of this partition")
+    accounts.add_argument("--tenant", help="only the accounts of this tenant")
     return parser
 
 
@@ -59,9 +61,9 @@ def _table(balances: Sequence[Balance]) -> list[str]:
 def _row(balance: Balance) -> tuple[str, ...]:
     settled, held = balance.settled, balance.held
     return (
-        balance.address.tenant or "-",
-        balance.address.budget,
-        balance.address.id or "-",
+        _shown(balance.address.tenant or "-"),
+        _shown(balance.address.budget),
+        _shown(balance.address.id or "-"),
         balance.address.window or "-",
         str(settled[TURNS]),
         str(settled[TOKENS]),
@@ -69,6 +71,11 @@ def _row(balance: Balance) -> tuple[str, ...]:
         str(held[TOKENS]),
         str(usd(held[USD])),
     )
+
+
+def _shown(name: str) -> str:
+    """A name on one line."""
+    return name if name.isprintable() else repr(name)
 
 
 if __name__ == "__main__":

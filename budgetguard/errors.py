@@ -133,17 +133,17 @@ class UnpricedModelError(BudgetGuardError):
 class StoreUnavailableError(BudgetGuardError):
     """The store that keeps an account is out of reach, so nobody knows what is left: fail closed.
 
+    `Budget(..., on_store_failure="local")` allows a bounded part without it.
+
     Attributes:
         store: The URL of the store, without a password.
+        why: Why it is out of reach, in a few words.
     """
 
     def __init__(self, store: str, why: str) -> None:
         self.store = store
         self.why = why
-        super().__init__(
-            f"the store {store} is out of reach ({why}), so the call is not made; "
-            'Budget(..., on_store_failure="local") allows a bounded part without it'
-        )
+        super().__init__(f"the store {store} is out of reach: {why}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.store, self.why)

@@ -36,12 +36,14 @@ def extension_of(scope: Scope, amounts: Amounts) -> Limits:
 
     Raises:
         PermissionError: Inside a tool of the agent.
+        ScopeClosed: If the scope takes no calls any more.
         ValueError: For an amount that is not positive, none at all, or a meter without a limit.
         TypeError: For an amount that is no number, or no meter of that name.
     """
     if inside_tool():
         msg = "a tool cannot extend the budget of its agent: do it in the code that runs the agent"
         raise PermissionError(msg)
+    scope.check_open()
     if not amounts:
         msg = f"extend() needs an amount for budget {scope.path!r}, for instance extend(turns=5)"
         raise ValueError(msg)

@@ -193,7 +193,7 @@ def _go_on_alone(group: Group, grant: Grant, answering: tuple[Scope, ...]) -> No
                 for each in allowed:
                     each.settle_offline(grant.need, ZERO)
                 raise StoreUnavailableError(
-                    group.link.store.url, "and the part allowed without it is used up"
+                    group.link.store.url, "the part that is allowed without it is used up"
                 )
             allowed.append(account)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
+from budgetguard.errors import StoreUnavailableError
 from budgetguard.spend import METERS, ZERO, Limits, Spend, Vector
 from budgetguard.standing import Counts, Outcome, Standing
 from budgetguard.state import remaining
@@ -104,6 +107,26 @@ class Reading:
     def difficulty(self) -> Difficulty:
         """What is known of the task's difficulty."""
         return self.estimation.difficulty
+
+    def look_first(self) -> None:
+        """Ask for balances that this process has never seen; a call will say what is wrong."""
+        with contextlib.suppress(StoreUnavailableError):
+            for group in self.lineage.shared:
+                if not all(account.was_read for _, account in group.members):
+                    group.refresh()
+
+    def refresh(self) -> None:
+        """Ask the stores for what they know now; what a scope tells is as of the last answer.
+
+        Raises:
+            StoreUnavailableError: If a store is out of reach.
+        """
+        for group in self.lineage.shared:
+            group.refresh()
+
+    async def arefresh(self) -> None:
+        """Do what `refresh` does, without blocking the event loop."""
+        await asyncio.to_thread(self.refresh)
 
     def _renew(self) -> None:
         """Start the account anew if its window is over."""

@@ -14,7 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from budgetguard import admitting, events
-from budgetguard.current import FORKS, current_scope, reset_current, set_current
+from budgetguard.current import (
+    FORKS,
+    current_scope,
+    reset_current,
+    runs_an_event_loop,
+    set_current,
+)
 from budgetguard.difficulty import NOTHING_TO_ASK, Estimation
 from budgetguard.ending import ending_of
 from budgetguard.errors import ScopeClosed
@@ -142,19 +148,6 @@ class Scope(Reading):
         """
         return admitting.admit_now(self, call, why)
 
-    def refresh(self) -> None:
-        """Ask the stores for what they know now; what a scope tells is as of the last answer.
-
-        Raises:
-            StoreUnavailableError: If a store is out of reach.
-        """
-        for group in self.lineage.shared:
-            group.refresh()
-
-    async def arefresh(self) -> None:
-        """Do what `refresh` does, without blocking the event loop."""
-        await asyncio.to_thread(self.refresh)
-
     def extend(self, **amounts: Unpack[Amounts]) -> None:
         """Raise limits, and take calls again if some were refused: `extend(turns=5, usd="0.50")`.
 
@@ -273,6 +266,8 @@ class Scope(Reading):
                 f"budget {self.path!r} is entered already: use scope.activate() for another thread"
             )
             raise RuntimeError(msg)
+        if self.lineage.shared and not runs_an_event_loop():
+            self.look_first()
         self._token = set_current(self)
         return self
 
@@ -283,6 +278,8 @@ class Scope(Reading):
         self.close(error=kind is not None and self.standing.exceeded is None)
 
     async def __aenter__(self) -> Self:
+        if self.lineage.shared:
+            await asyncio.to_thread(self.look_first)
         return self.__enter__()
 
     async def __aexit__(

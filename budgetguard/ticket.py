@@ -93,10 +93,14 @@ class Ticket:
         Args:
             usage: What the provider billed.
             ends_loop: Whether the answer asks for no tool, so that its agent loop is over.
+
+        Raises:
+            ValueError: If a count is negative or no whole number; nothing is settled then.
         """
         if STORE.lock.is_mine():
             STORE.lock.postpone(partial(self.settle, usage, ends_loop=ends_loop))
             return
+        _check(usage)
         nano = self._charge(usage)
         used = (
             usage.input_tokens + usage.output_tokens, usage.input_tokens,
@@ -250,3 +254,10 @@ class Ticket:
                 overshoot_tokens=max(0, usage.tokens - self.need[TOKENS]),
             )
         )
+
+
+def _check(usage: Usage) -> None:
+    for count in usage[:6]:
+        if type(count) is not int or count < 0:
+            msg = f"a usage has whole numbers of tokens, 0 or more, not {count!r}: {usage}"
+            raise ValueError(msg)

@@ -42,10 +42,16 @@ def test_accounts_of_one_tenant_leave_out_the_others(tmp_path: Path, capsys) -> 
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["tenant", "us"]
 
 
+def test_a_file_that_is_not_there_is_said_and_not_made(tmp_path: Path, capsys) -> None:
+    assert main(["accounts", f"sqlite:///{tmp_path}/typo.db"]) == 1
+    assert "there is no file" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_store_out_of_reach_is_said_in_one_line(tmp_path: Path, capsys) -> None:
     assert main(["accounts", "redis://127.0.0.1:1/0?timeout=0.2"]) == 1
     assert main(["accounts", "postgres://host"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert "out of reach" in lines[0]
-    assert "store must be sqlite:///file" in lines[1]
+    assert "store must begin with sqlite:///" in lines[1]

@@ -397,3 +397,14 @@ def test_a_rung_is_asked_for_what_that_model_takes() -> None:
     assert ticket.need[3] == 0
     with Budget("a", usd="5", policy=downgrade(), ladder=["gpt-4o-mini"]).open() as scope:
         assert scope.admit(thinking._replace(can_change_model=False)).model == "gpt-5"
+
+
+@pytest.mark.parametrize("usage", [Usage(-1, 5), Usage(5, -1), Usage(1.5, 2), Usage("5", 1)])
+def test_a_usage_that_cannot_be_is_refused_and_the_call_stays_in_flight(usage: Usage) -> None:
+    with Budget("b", tokens=100_000).open() as task:
+        ticket = task.admit(Call(input_tokens=10))
+        with pytest.raises(ValueError, match="whole numbers"):
+            ticket.settle(usage)
+        assert task.held.turns == 1
+        ticket.settle(Usage(10, 5))
+        assert (task.spent.tokens, task.held.turns) == (15, 0)

@@ -54,7 +54,7 @@ class Sender(Protocol):
         """
         ...
 
-    def note_failure(self) -> None:
+    def note_failure(self, why: str) -> None:
         """The store is out of reach."""
         ...
 
@@ -100,7 +100,7 @@ class Courier:
                 self._changed.wait(0.05)
             if self._queue:
                 _log.warning(
-                    "%d settlements were not delivered to %s", len(self._queue), self._name
+                    "%d settlement(s) were not delivered to %s", len(self._queue), self._name
                 )
             self._closed = True
             self._changed.notify_all()
@@ -140,8 +140,8 @@ class Courier:
     def _deliver(self, parcel: Parcel) -> bool:
         try:
             parcel.confirm(self._sender.send(parcel.command))
-        except StoreUnavailableError:
-            self._sender.note_failure()
+        except StoreUnavailableError as error:
+            self._sender.note_failure(error.why)
             with self._changed:
                 waiting = list(self._queue)
             for each in waiting:  # nobody waits for those behind it either

@@ -7,6 +7,7 @@ lost goes by its courier, which also renews leases and keeps what was learned.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import secrets
 import threading
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from budgetguard.stores.protocol import Address, Command, Reply, Window
+
+_log = logging.getLogger("budgetguard")
 
 QUIET_S: Final = 1.0
 """After a failure the store is left alone for this many seconds: calls fail at once meanwhile."""
@@ -67,6 +70,7 @@ class Link:
         self._listens = False
         self._quiet_until = 0.0
         self._failed = False
+        self._why = ""
         self._busy = threading.local()  # a finalizer may run in the middle of a command
         atexit.register(self.close)
 
@@ -87,14 +91,14 @@ class Link:
             StoreUnavailableError: If the store is out of reach.
         """
         if time.monotonic() < self._quiet_until:
-            raise StoreUnavailableError(self.store.url, "it did not answer a moment ago")
+            raise StoreUnavailableError(self.store.url, f"{self._why}, a moment ago")
         self._busy.here = True
         self.learning.begin()
         try:
             reply = reconnecting(partial(self.store.run, command))
-        except StoreUnavailableError:
+        except StoreUnavailableError as error:
             self._quiet_until = time.monotonic() + QUIET_S
-            self._failed = True
+            self.note_failure(error.why)
             raise
         finally:
             self._busy.here = False
@@ -178,9 +182,12 @@ class Link:
         finally:
             self._busy.here = False
 
-    def note_failure(self) -> None:
+    def note_failure(self, why: str) -> None:
         """The store is out of reach."""
-        self._failed = True
+        self._why = why
+        if not self._failed:
+            self._failed = True
+            _log.warning("the store %s is out of reach: %s", self.store.url, why)
 
     def note_emptied(self) -> None:
         """The store answers, and everything was delivered."""
@@ -188,6 +195,7 @@ class Link:
             return
         self._failed = False
         self._quiet_until = 0.0
+        _log.warning("the store %s is in reach again", self.store.url)
         with STORE.lock:
             self.outages += 1
             for account in list(self._accounts.values()):

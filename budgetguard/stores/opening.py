@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -24,11 +25,20 @@ def check_url(url: object) -> str:
     if not url.startswith(_SQLITE + _REDIS):
         scheme = url.partition(":")[0]
         msg = (
-            f"store must be sqlite:///file, redis://host or rediss://host, not {scheme!r}...; "
-            "None is the memory of this process"
+            "store must begin with sqlite:/// (three slashes, then a path; four for an absolute "
+            f"one), redis:// or rediss://, not with {scheme + ':'!r}; None is this process's memory"
         )
         raise ValueError(msg)
     return url
+
+
+def check_there_is(url: str) -> None:
+    """Raise `ValueError` for a SQLite file that does not exist, which opening it would make."""
+    check_url(url)
+    path = url.removeprefix("sqlite:///").partition("?")[0]
+    if url.startswith(_SQLITE) and not Path(path).exists():
+        msg = f"there is no file {path}"
+        raise ValueError(msg)
 
 
 def open_store(url: str) -> Store:

@@ -60,6 +60,11 @@ class SharedAccount(Account):
         self._offline_used = ZERO
 
     @property
+    def was_read(self) -> bool:
+        """Whether the store has told anything of it."""
+        return self.read_at > float("-inf")
+
+    @property
     def is_fresh(self) -> bool:
         """Whether the balance is recent enough to ask policies with."""
         return time.monotonic() - self.read_at < FRESH_S

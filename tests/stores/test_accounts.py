@@ -847,7 +847,7 @@ def test_a_forked_child_opens_the_account_anew(shared, tenant):
 
 
 def test_a_budget_with_a_store_and_a_window_pickles(account):
-    budget = account(turns=1, window="day", on_store_failure="local")
+    budget = account(turns=1, window="day", on_store_failure="refuse")
     copy = pickle.loads(pickle.dumps(budget))
     assert copy == budget
     assert hash(copy) == hash(budget)
@@ -869,6 +869,7 @@ def test_a_budget_with_a_store_and_a_window_pickles(account):
         ({"tenant": 7}, TypeError, "tenant"),
         ({"tenant": None}, TypeError, "tenant"),
         ({"on_store_failure": "ignore"}, ValueError, "on_store_failure"),
+        ({"on_store_failure": "local"}, ValueError, "on_store_failure"),
     ],
 )
 def test_what_cannot_be_is_said_when_the_budget_is_made(fields, error, named):
@@ -988,3 +989,36 @@ def test_no_error_of_a_budget_in_a_store_is_of_another_kind(account):
         assert copy.numbers() == refused.value.numbers()
     with pytest.raises(ScopeClosed):
         scope.admit(ONE)
+
+
+def test_a_scope_that_is_entered_knows_what_others_have_spent(shared, tenant):
+    budget = Budget("order", store=shared, tenant=tenant, turns=5)
+    with budget.open(id="seen") as scope:
+        scope.admit(ONE).settle(USED)
+        scope.extend(turns=2)
+    close_links()
+    with budget.open(id="seen") as scope:
+        assert (scope.spent.turns, scope.remaining.turns, scope.limits.turns) == (1, 6, 7)
+
+
+async def test_a_scope_that_is_entered_on_an_event_loop_knows_it_too(shared, tenant):
+    budget = Budget("order", store=shared, tenant=tenant, turns=5)
+    async with budget.open(id="seen") as scope:
+        ticket = await scope.aadmit(ONE)
+        ticket.settle(USED)
+        await ticket.delivered()
+    close_links()
+    async with budget.open(id="seen") as scope:
+        assert scope.spent.turns == 1
+
+
+def test_a_closed_scope_cannot_be_extended():
+    with Budget("order", turns=1).open() as scope:
+        pass
+    with pytest.raises(ScopeClosed):
+        scope.extend(turns=1)
+
+
+def test_an_id_is_not_empty():
+    with pytest.raises(ValueError, match="id"):
+        Budget("order").open(id="")

@@ -365,7 +365,7 @@ def test_a_process_ends_soon_with_what_it_could_not_deliver(budget, server):
             capture_output=True, text=True, timeout=30, check=True,
         )  # fmt: skip
         assert time.monotonic() - float(done.stdout) < FLUSH_S + 1.5
-        assert "settlements were not delivered" in done.stderr
+        assert "3 settlement(s) were not delivered" in done.stderr
         assert "Traceback" not in done.stderr
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -379,3 +379,28 @@ def test_closing_ends_the_threads(budget, server):
     assert eventually(
         lambda: not [each for each in threading.enumerate() if "budgetguard" in each.name]
     )
+
+
+def test_an_outage_and_its_end_are_logged_once(budget, server, caplog):
+    with budget(on_store_failure="local").open(id="1") as scope:
+        scope.admit(ONE).settle(USED)
+        server.stop()
+        for _ in range(3):
+            scope.admit(ONE).settle(USED)
+        server.start()
+        assert eventually(lambda: is_settled(scope, 4))
+    logged = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert len([each for each in logged if "is out of reach" in each]) == 1
+    assert len([each for each in logged if "is in reach again" in each]) == 1
+
+
+def test_an_error_right_after_a_failure_still_says_why(budget, server):
+    with budget().open(id="1") as scope:
+        scope.admit(ONE).settle(USED)
+        server.stop()
+        said = []
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError) as no:
+                scope.admit(ONE)
+            said.append(no.value.why)
+    assert said[1] == f"{said[0]}, a moment ago"

@@ -293,11 +293,13 @@ def test_a_finalizer_in_the_middle_of_a_command_does_not_wait_for_itself(store):
 
 
 def test_a_missing_directory_is_out_of_reach(tmp_path):
-    assert unavailable(SQLiteStore(tmp_path / "none" / "x.db")) == "No such file or directory"
+    assert unavailable(SQLiteStore(tmp_path / "none" / "x.db")) == (
+        "its directory does not exist: make it, or name another"
+    )
 
 
 def test_a_directory_is_no_file(tmp_path):
-    assert "unable to open" in unavailable(SQLiteStore(tmp_path))
+    assert unavailable(SQLiteStore(tmp_path)) == "it is a directory: name a file in it"
 
 
 def test_a_full_disk_changes_nothing_and_is_out_of_reach(store, path):

@@ -56,8 +56,14 @@ def _create(path: str) -> None:
     """Make the file, for its owner only; SQLite gives the -wal and -shm beside it the same mode."""
     # Never open and close a file that is there: that would drop the locks that other connections
     # of this process have on it (POSIX locks belong to the process).
+    if not os.path.isdir(os.path.dirname(path)):  # noqa: PTH112, PTH120 -- as identity()
+        raise WrongFileError("its directory does not exist: make it, or name another")
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    if os.path.isdir(path):  # noqa: PTH112
+        raise WrongFileError("it is a directory: name a file in it")
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise WrongFileError("this user may not read and write the file")
 
 
 def _prepare(db: sqlite3.Connection) -> None:
