@@ -40,7 +40,8 @@ class SharedAccount(Account):
     """The mirror of an account; everything here changes under the ledger's lock."""
 
     __slots__ = (
-        "__weakref__", "_leaving", "_offline_room", "_offline_used", "_unconfirmed",
+        "__weakref__", "_at_least", "_leaving", "_offline_room", "_offline_used", "_since",
+        "_unconfirmed",
         "address", "balance", "link", "read_at",
     )  # fmt: skip
 
@@ -54,6 +55,10 @@ class SharedAccount(Account):
         self.read_at = float("-inf")
         """Monotonic time of the last balance."""
         self._unconfirmed = Unconfirmed()
+        self._at_least = ZERO
+        """What was settled when the balance came; what was unconfirmed then may be in both."""
+        self._since = ZERO
+        """What was noted as settled after that."""
         self._leaving: dict[Hashable, Vector] = {}
         """What loops of this process keep no more, and the store may not know that."""
         self._offline_room: Vector | None = None
@@ -78,6 +83,7 @@ class SharedAccount(Account):
 
     def settle(self, need: Vector, used: Vector) -> None:
         """Note a settlement that is about to be sent."""
+        self._since = plus(self._since, used)
         self._change(held=minus(ZERO, need), settled=used)
 
     def release(self, need: Vector) -> None:
@@ -123,6 +129,8 @@ class SharedAccount(Account):
             return
         known = self.balance
         if (balance.epoch, balance.version) >= (known.epoch, known.version):
+            is_same = known.epoch in {0, balance.epoch}  # else the store lost what it knew
+            self._at_least, self._since = self.settled if is_same else ZERO, ZERO
             self.balance = balance
             self.read_at = time.monotonic()
         self._change(held=minus(ZERO, held), settled=minus(ZERO, settled))
@@ -139,6 +147,7 @@ class SharedAccount(Account):
         self.balance = Balance(self.address)
         self.read_at = float("-inf")
         self._unconfirmed = Unconfirmed()
+        self._at_least = self._since = ZERO
         self._leaving = {}
         self._offline_room, self._offline_used = None, ZERO
         self.start(window)
@@ -169,7 +178,13 @@ class SharedAccount(Account):
         )
         balance = self.balance
         self.held = plus(balance.held, now.held)
-        self.settled = plus(balance.settled, now.settled)
+        self.settled = balance.settled
+        if any(now.settled):
+            # The balance may have what is unconfirmed, where another answer overtook the one that
+            # says so. Counted twice, it would refuse calls; counted short, the store still does.
+            self.settled = plus(_most(balance.settled, self._at_least), self._since)
+        else:
+            self._at_least = self._since = ZERO
         self.overshoot = balance.overshoot
         self.extra = balance.extra if any(balance.extra) else ZERO
         self.released = balance.released
@@ -189,6 +204,12 @@ def _or_nothing(vector: Vector) -> Vector:
     """Without what is below zero."""
     a, b, c, d, e, f = (max(0, each) for each in vector)
     return (a, b, c, d, e, f) if a or b or c or d or e or f else ZERO
+
+
+def _most(one: Vector, other: Vector) -> Vector:
+    """The larger of each two."""
+    a, b, c, d, e, f = map(max, one, other)
+    return (a, b, c, d, e, f)
 
 
 def _room(balance: Balance, limits: tuple[tuple[int, int], ...]) -> Vector:

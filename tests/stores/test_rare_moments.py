@@ -1,0 +1,65 @@
+"""Moments that come rarely: a reply that is overtaken, an interrupt, a finalizer in a command."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from budgetguard import Budget, Call, Usage, fail, spent, when
+from budgetguard.stores.link import close_links, link_to
+from budgetguard.stores.protocol import Settle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from budgetguard.stores.protocol import Command, Reply
+
+PLAIN = when(spent(1.0), fail())
+CALL = Call("m", input_tokens=100, max_output_tokens=400)
+USED = Usage(50, 400)
+NOON = 1_795_219_200.0  # 2026-11-20T12:00Z
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    yield
+    close_links()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'fleet.db'}"
+
+
+def test_a_settlement_whose_reply_is_overtaken_counts_once(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = link_to(url)
+    run, done, go_on = link.store.run, threading.Event(), threading.Event()
+
+    def slow(command: Command) -> Reply:
+        reply = run(command)
+        if isinstance(command, Settle):
+            done.set()
+            go_on.wait(5)
+        return reply
+
+    monkeypatch.setattr(link.store, "run", slow)
+    with Budget("b", tokens=1000, policy=PLAIN, store=url).open() as task:
+        first = task.admit(CALL)
+        settling = threading.Thread(target=first.settle, args=(USED,))
+        settling.start()
+        try:
+            assert done.wait(5)
+            task.refresh()
+            assert task.spent.tokens == 450
+            second = task.admit(CALL)  # 550 are left
+        finally:
+            go_on.set()
+            settling.join()
+        second.settle(USED)
+        assert task.spent.tokens == 900
+        assert task.held.tokens == 0
