@@ -244,16 +244,20 @@ class Forecast:
             self.forget()
             self._merge(records)
 
-    def merge(self, data: bytes) -> None:
+    def merge(self, data: bytes) -> set[str]:
         """Know what was kept, and what was learned here since the last `dump`.
+
+        Returns the names of the budgets that were kept.
 
         Several processes learn together, each answer counted once, if each of them now and then
         merges what is kept, and keeps its `dump()` instead. A dump that cannot be read changes
         nothing, and is warned of once.
         """
         records = self._read(data)
-        if records is not None:
-            self._merge(records)
+        if records is None:
+            return set()
+        self._merge(records)
+        return {budget for budget, _, _ in records}
 
     def _merge(self, records: dict[Key, Record]) -> None:
         for key, record in records.items():

@@ -67,9 +67,10 @@ class Learning:
         try:
             known = self._store.load(_NAME)
             with STORE.lock:
-                if known is not None:
-                    FORECAST.merge(known)
-                learned = FORECAST.dump(self.budgets) if keep else b""
+                # What others keep there of other budgets stays.
+                others = FORECAST.merge(known) if known is not None else None
+                told = self.budgets | others if others else self.budgets
+                learned = FORECAST.dump(told) if keep else b""
             if keep:
                 self._store.save({_NAME: learned})
         except StoreUnavailableError as error:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from budgetguard import Budget, Call, Usage, fail, spent, when
+from budgetguard.forecast import FORECAST, Forecast
+from budgetguard.stores.learning import Learning
 from budgetguard.stores.link import close_links, link_to
 from budgetguard.stores.protocol import Settle
 
@@ -63,3 +65,24 @@ def test_a_settlement_whose_reply_is_overtaken_counts_once(
         second.settle(USED)
         assert task.spent.tokens == 900
         assert task.held.tokens == 0
+
+
+def test_what_others_learned_of_other_budgets_is_kept(url: str) -> None:
+    store = link_to(url).store
+    FORECAST.forget()
+    try:
+        for budget in ("research", "triage"):  # two services, one store
+            FORECAST.forget()
+            service = Learning(store)
+            service.budgets.add(budget)
+            service.begin()
+            for _ in range(10):
+                FORECAST.of(budget, "m", None).observe(100)
+            service.note()
+            service.keep()
+    finally:
+        FORECAST.forget()
+    kept, known = Forecast(), store.load("forecast")
+    assert known is not None
+    kept.load(known)
+    assert [len(kept.of(each, "m", None)) for each in ("research", "triage")] == [10, 10]
