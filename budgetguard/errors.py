@@ -140,6 +140,9 @@ class StoreUnavailableError(BudgetGuardError):
         why: Why it is out of reach, in a few words.
     """
 
+    asked = True
+    """Whether it was asked at all, so that it may have done what it was asked for."""
+
     def __init__(self, store: str, why: str) -> None:
         self.store = store
         self.why = why

@@ -116,7 +116,8 @@ def _hold(case: Case, grant: Grant) -> Generator[Ask, Reply, Short | None]:
                 reply = yield Ask(
                     group.link, Hold(id, grant.need, _lines(case, grant, group), loop)
                 )
-            except StoreUnavailableError:
+            except StoreUnavailableError as error:
+                asked = group if error.asked else None
                 _go_on_alone(group, grant, case.scope.lineage.answering)
                 parts.append(_unheld(case, group)._replace(outage=group.link.outages))
                 continue

@@ -91,7 +91,9 @@ class Link:
             StoreUnavailableError: If the store is out of reach.
         """
         if time.monotonic() < self._quiet_until:
-            raise StoreUnavailableError(self.store.url, f"{self._why}, a moment ago")
+            error = StoreUnavailableError(self.store.url, f"{self._why}, a moment ago")
+            error.asked = False
+            raise error
         self._busy.here = True
         self.learning.begin()
         try:

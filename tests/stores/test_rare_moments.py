@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from budgetguard import Budget, Call, Usage, fail, spent, when
+from budgetguard import Budget, Call, StoreUnavailableError, Usage, fail, spent, when
 from budgetguard.forecast import FORECAST, Forecast
 from budgetguard.stores.learning import Learning
 from budgetguard.stores.link import close_links, link_to
@@ -86,3 +86,15 @@ def test_what_others_learned_of_other_budgets_is_kept(url: str) -> None:
     assert known is not None
     kept.load(known)
     assert [len(kept.of(each, "m", None)) for each in ("research", "triage")] == [10, 10]
+
+
+def test_calls_refused_in_an_outage_leave_nothing_to_deliver(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'missing' / 'fleet.db'}?timeout=0.05"
+    link = link_to(url)
+    budget = Budget("b", tokens=1000, policy=PLAIN, store=url, on_store_failure="local")
+    with budget.open() as task:
+        for _ in range(200):
+            with pytest.raises(StoreUnavailableError):
+                task.admit(CALL)
+        assert link.undelivered < 10
+    (tmp_path / "missing").mkdir()
