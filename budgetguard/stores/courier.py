@@ -120,8 +120,7 @@ class Courier:
         failures = 0
         while not self._closed:
             parcel = self._next()
-            for chore in self._chores:
-                chore.do_due()
+            self._do_chores()
             if parcel is None:
                 continue
             if self._deliver(parcel):
@@ -130,6 +129,13 @@ class Courier:
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed, patiently(failures))
                 failures += 1
+
+    def _do_chores(self) -> None:
+        for chore in self._chores:
+            try:
+                chore.do_due()
+            except Exception:  # noqa: BLE001 -- it must not stop deliveries
+                _log.exception("a chore at %s failed", self._name)
 
     def _next(self) -> Parcel | None:
         with self._changed:

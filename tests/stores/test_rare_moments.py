@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from budgetguard import Budget, Call, StoreUnavailableError, Usage, fail, spent,
 from budgetguard.forecast import FORECAST, Forecast
 from budgetguard.stores.learning import Learning
 from budgetguard.stores.link import close_links, link_to
-from budgetguard.stores.protocol import Settle
+from budgetguard.stores.protocol import Renew, Settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,3 +99,28 @@ def test_calls_refused_in_an_outage_leave_nothing_to_deliver(tmp_path: Path) -> 
                 task.admit(CALL)
         assert link.undelivered < 10
     (tmp_path / "missing").mkdir()
+
+
+def test_the_courier_survives_what_its_chores_meet(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = link_to(f"{url}?lease=0.3")
+    run, met = link.store.run, threading.Event()
+
+    def broken(command: Command) -> Reply:
+        if isinstance(command, Renew) and not met.is_set():
+            met.set()
+            raise ValueError("a row that nobody can read")
+        return run(command)
+
+    monkeypatch.setattr(link.store, "run", broken)
+
+    async def call() -> None:
+        async with Budget("b", tokens=1000, policy=PLAIN, store=f"{url}?lease=0.3").open() as task:
+            ticket = await task.aadmit(CALL)
+            assert await asyncio.to_thread(met.wait, 5)
+            await asyncio.sleep(0.1)
+            ticket.settle(USED)
+            await asyncio.wait_for(ticket.delivered(), 2)
+
+    asyncio.run(call())
