@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -82,22 +83,13 @@ class Held:
             now: Whether this thread may wait for the store.
         """
         self._ended = ended
-        ends_loop = ended is not None
-        for part in self._parts:
-            part.link.leases.end(self._id)
-            part.link.learning.note()
-            if part.offline:
-                part.count_offline(self._need, used)
-            if ends_loop and self._loop:
-                part.link.leases.keep(self._loop, dict.fromkeys(part.addresses, False))
-            ended = self._loop if ends_loop else ""
-            self._deliveries.append(
-                part.link.deliver(
-                    Settle(self._id, used, part.held_in, ended, part.offline),
-                    partial(self._settled, part, used),
-                    now=now,
-                )
-            )
+        parts = deque(self._parts)
+        try:
+            while parts:
+                self._settle_in(parts.popleft(), used, now=now)
+        finally:
+            while parts:  # after an interrupt
+                self._settle_in(parts.popleft(), used, now=False)
 
     def release(self, loop: Hashable, *, restores: bool, now: bool) -> None:
         """Give everything back.
@@ -133,6 +125,22 @@ class Held:
             Release(self._id, part.addresses, self._loop, reserves),
             partial(self._given_up, part),
             now=False,
+        )
+
+    def _settle_in(self, part: Part, used: Vector, *, now: bool) -> None:
+        part.link.leases.end(self._id)
+        part.link.learning.note()
+        if part.offline:
+            part.count_offline(self._need, used)
+        ended = "" if self._ended is None else self._loop
+        if ended:
+            part.link.leases.keep(ended, dict.fromkeys(part.addresses, False))
+        self._deliveries.append(
+            part.link.deliver(
+                Settle(self._id, used, part.held_in, ended, part.offline),
+                partial(self._settled, part, used),
+                now=now,
+            )
         )
 
     async def delivered(self) -> None:

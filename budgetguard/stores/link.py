@@ -136,6 +136,9 @@ class Link:
                 confirm(self.run(command))
             except StoreUnavailableError:
                 tell(delivered, done=False)
+            except BaseException:  # an interrupt: it must not be lost for that
+                self._courier.take(Parcel(command, confirm, delivered))
+                raise
             else:
                 tell(delivered, done=True)
                 return delivered

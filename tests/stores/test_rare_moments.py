@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -124,3 +125,28 @@ def test_the_courier_survives_what_its_chores_meet(
             await asyncio.wait_for(ticket.delivered(), 2)
 
     asyncio.run(call())
+
+
+def test_an_interrupted_settlement_is_delivered_all_the_same(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = link_to(url)
+    run = link.store.run
+    interrupted: list[Command] = []
+
+    def interrupt(command: Command) -> Reply:
+        if isinstance(command, Settle) and not interrupted:
+            interrupted.append(command)
+            raise KeyboardInterrupt
+        return run(command)
+
+    monkeypatch.setattr(link.store, "run", interrupt)
+    with Budget("b", tokens=1000, policy=PLAIN, store=url).open() as task:
+        ticket = task.admit(CALL)
+        with pytest.raises(KeyboardInterrupt):
+            ticket.settle(USED)
+        give_up = time.monotonic() + 2
+        while link.undelivered and time.monotonic() < give_up:
+            time.sleep(0.01)
+        (balance,) = link.store.accounts()
+        assert balance.settled[0] == 450
