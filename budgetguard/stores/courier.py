@@ -86,6 +86,10 @@ class Courier:
             self._start()
             self._changed.notify_all()
 
+    def is_here(self) -> bool:
+        """Whether this is its thread, which may be in the middle of a chore."""
+        return threading.current_thread() is self._thread
+
     def start(self) -> None:
         """See to the chores, if nothing was to be delivered yet."""
         if self._thread is None:

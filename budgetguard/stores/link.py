@@ -153,7 +153,7 @@ class Link:
         return len(self._courier)
 
     def _is_busy(self) -> bool:
-        return getattr(self._busy, "here", False)
+        return getattr(self._busy, "here", False) or self._courier.is_here()
 
     def watch(self) -> None:
         """Have waiting admissions woken by the store, where it can."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -148,5 +148,32 @@ def test_an_interrupted_settlement_is_delivered_all_the_same(
         give_up = time.monotonic() + 2
         while link.undelivered and time.monotonic() < give_up:
             time.sleep(0.01)
+        (balance,) = link.store.accounts()
+        assert balance.settled[0] == 450
+
+
+def test_a_stream_collected_while_leases_are_renewed_is_no_outage(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url += "?lease=0.3"
+    link = link_to(url)
+    run, done = link.store.run, threading.Event()
+
+    with Budget("b", tokens=1000, policy=PLAIN, store=url).open() as task:
+        ticket = task.admit(CALL)
+        store: Any = link.store
+        clock = store._clock
+
+        def finalize() -> float:  # in the middle of a transaction
+            if threading.current_thread().name == "budgetguard-courier" and not done.is_set():
+                done.set()
+                ticket.settle(USED)
+            return clock()
+
+        monkeypatch.setattr(store, "_clock", finalize)
+        assert done.wait(5)
+        time.sleep(0.6)
+        assert link.outages == 0
+        assert run is not None
         (balance,) = link.store.accounts()
         assert balance.settled[0] == 450
