@@ -38,7 +38,9 @@ class Leases:
 
     def keep(self, loop: str, kept: Mapping[Address, bool]) -> None:
         """A loop keeps a reserve in these accounts, or none there any more."""
-        others = tuple(each for each in self._loops.get(loop, ()) if each not in kept)
+        known = {each._replace(window="") for each in kept}  # of older windows nothing is renewed
+        before = self._loops.get(loop, ())
+        others = tuple(each for each in before if each._replace(window="") not in known)
         accounts = (*others, *(address for address, keeps in kept.items() if keeps))
         if accounts:
             self._loops[loop] = accounts

@@ -177,3 +177,18 @@ def test_a_stream_collected_while_leases_are_renewed_is_no_outage(
         assert run is not None
         (balance,) = link.store.accounts()
         assert balance.settled[0] == 450
+
+
+def test_leases_of_a_loop_end_with_it_in_older_windows_too(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = link_to(url)
+    now = [NOON]
+    monkeypatch.setattr(link.store, "_clock", lambda: now[0])
+    call = Call("m", input_tokens=10, max_output_tokens=10, loop=("agent",))
+    with Budget("b", tokens=100_000, window="hour", store=url).open() as task:
+        task.admit(call).settle(Usage(10, 10))
+        now[0] += 3600
+        task.refresh()
+        task.admit(call).settle(Usage(10, 10), ends_loop=True)
+    assert not link.leases._loops
