@@ -83,6 +83,7 @@ class Courier:
         """Deliver something, after everything that was taken before."""
         with self._changed:
             self._queue.append(parcel)
+            self._closed = False
             self._start()
             self._changed.notify_all()
 
@@ -108,7 +109,7 @@ class Courier:
                 )
             self._closed = True
             self._changed.notify_all()
-        thread = self._thread
+            thread = self._thread
         if thread is None or thread is threading.current_thread():
             return True
         thread.join(1.0)
@@ -122,7 +123,7 @@ class Courier:
 
     def _work(self) -> None:
         failures = 0
-        while not self._closed:
+        while not self._has_ended():
             parcel = self._next()
             self._do_chores()
             if parcel is None:
@@ -133,6 +134,12 @@ class Courier:
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed, patiently(failures))
                 failures += 1
+
+    def _has_ended(self) -> bool:
+        with self._changed:
+            if self._closed:
+                self._thread = None
+            return self._closed
 
     def _do_chores(self) -> None:
         for chore in self._chores:

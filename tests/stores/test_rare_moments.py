@@ -192,3 +192,16 @@ def test_leases_of_a_loop_end_with_it_in_older_windows_too(
         task.refresh()
         task.admit(call).settle(Usage(10, 10), ends_loop=True)
     assert not link.leases._loops
+
+
+def test_what_ends_after_the_connection_was_closed_is_delivered(url: str) -> None:
+    async def call() -> None:
+        async with Budget("b", tokens=1000, policy=PLAIN, store=url).open() as task:
+            ticket = await task.aadmit(CALL)
+            close_links()
+            ticket.settle(USED)
+            await asyncio.wait_for(ticket.delivered(), 2)
+
+    asyncio.run(call())
+    (balance,) = link_to(url).store.accounts()
+    assert balance.settled[0] == 450
