@@ -34,7 +34,8 @@ def work(store: str, name: str) -> None:
             try:
                 ticket = task.admit(Call(model="some-model", input_tokens=500))
             except BudgetExceeded as refused:
-                print(f"worker {name}: {calls} calls, then {refused}")
+                # In one piece: the others print too.
+                print(f"worker {name}: {calls} calls, then {refused}\n", end="")
                 return
             time.sleep(0.02)  # the model thinks
             answer = min(lengths.randint(50, 600), ticket.plan.max_output_tokens or 600)
