@@ -50,6 +50,12 @@ def plus(a: Vector, b: Vector) -> Vector:
     return (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4], a[5] + b[5])
 
 
+def most(one: Vector, other: Vector) -> Vector:
+    """The larger of each two."""
+    a, b, c, d, e, f = map(max, one, other)
+    return (a, b, c, d, e, f)
+
+
 def minus(a: Vector, b: Vector) -> Vector:
     """The difference, meter by meter."""
     return (a[0] - b[0], a[1] - b[1], a[2] - b[2], a[3] - b[3], a[4] - b[4], a[5] - b[5])

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from budgetguard import Budget, BudgetBusy, BudgetExceeded, Call, Usage, fail, spent, when
+from budgetguard.stores import memory
 
 ENDS = when(spent(1.0), fail())
 CREW = Budget("crew", turns=10, policy=ENDS, patience=0)
@@ -87,3 +88,32 @@ async def test_who_waits_for_a_share_is_woken_when_it_is_given_back() -> None:
 def test_a_share_is_a_fraction(share: float) -> None:
     with pytest.raises(ValueError, match="share"):
         Budget("x", share=share)
+
+
+def test_handles_of_one_account_have_one_share() -> None:
+    with CREW.open():
+        handles = [WORKER.open(id="shared"), WORKER.open(id="shared")]
+        greedy = GREEDY.open()
+        use(greedy, 8)
+        with pytest.raises(BudgetBusy):
+            greedy.admit(CALL)
+        handles.pop().close()
+        use(handles[0], 2)
+
+
+def test_a_new_window_of_the_child_makes_its_share_no_larger(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = ["2026-11-20T12"]
+    monkeypatch.setattr(memory, "window_at", lambda kind, _: now[0] if kind else "")
+    hourly = WORKER.replace(name="hourly", window="hour")
+    with CREW.open():
+        with hourly.open() as before:
+            use(before, 3)
+        child, greedy = hourly.open(), GREEDY.open()
+        now[0] = "2026-11-20T13"
+        assert child.spent.turns == 0
+        use(greedy, 5)
+        with pytest.raises(BudgetBusy):
+            greedy.admit(CALL)
+        use(child, 2)

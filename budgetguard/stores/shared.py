@@ -11,7 +11,7 @@ import random
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from budgetguard.spend import TURNS, ZERO, Vector, minus, plus
+from budgetguard.spend import TURNS, ZERO, Vector, minus, most, plus
 from budgetguard.stores.memory import Account
 from budgetguard.stores.protocol import Address, Balance
 
@@ -182,7 +182,7 @@ class SharedAccount(Account):
         if any(now.settled):
             # The balance may have what is unconfirmed, where another answer overtook the one that
             # says so. Counted twice, it would refuse calls; counted short, the store still does.
-            self.settled = plus(_most(balance.settled, self._at_least), self._since)
+            self.settled = plus(most(balance.settled, self._at_least), self._since)
         else:
             self._at_least = self._since = ZERO
         self.overshoot = balance.overshoot
@@ -204,12 +204,6 @@ def _or_nothing(vector: Vector) -> Vector:
     """Without what is below zero."""
     a, b, c, d, e, f = (max(0, each) for each in vector)
     return (a, b, c, d, e, f) if a or b or c or d or e or f else ZERO
-
-
-def _most(one: Vector, other: Vector) -> Vector:
-    """The larger of each two."""
-    a, b, c, d, e, f = map(max, one, other)
-    return (a, b, c, d, e, f)
 
 
 def _room(balance: Balance, limits: tuple[tuple[int, int], ...]) -> Vector:

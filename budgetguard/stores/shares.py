@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from budgetguard.spend import ZERO, Vector, minus, plus
+from budgetguard.spend import ZERO, Vector, minus, most, plus
 from budgetguard.stores.memory import STORE
 
 if TYPE_CHECKING:
@@ -19,15 +19,23 @@ class Share(NamedTuple):
     """What the child may use of it at least, from when it was opened."""
     used_before: Vector
     """What the child's account had used by then."""
+    window: str
+    """The window of the child's account by then."""
     meters: tuple[int, ...]
     """The meters that the account limits."""
 
     @property
+    def _used(self) -> Vector:
+        """What the child has used or holds since then; of a new window all is new."""
+        used = plus(self.child.settled, self.child.held)
+        return minus(used, self.used_before) if self.child.window == self.window else used
+
+    @property
     def left(self) -> Vector:
         """What the child has neither used nor held of it yet."""
-        used = minus(plus(self.child.settled, self.child.held), self.used_before)
         a, b, c, d, e, f = (
-            max(0, mine - gone) for mine, gone in zip(self.guaranteed, used, strict=True)
+            min(mine, max(0, mine - gone))
+            for mine, gone in zip(self.guaranteed, self._used, strict=True)
         )
         return (a, b, c, d, e, f)
 
@@ -39,7 +47,7 @@ class Share(NamedTuple):
     @property
     def is_used_up(self) -> bool:
         """Whether the child has settled as much of some meter as it was promised."""
-        used = minus(self.child.settled, self.used_before)
+        used = minus(self._used, self.child.held)
         return any(used[meter] >= self.guaranteed[meter] for meter in self.meters)
 
 
@@ -62,21 +70,26 @@ def share_of(
     parent: Account, limits: tuple[tuple[int, int], ...], child: Account, part: float
 ) -> Share:
     """A part of every limit of the parent, or what is free of it, for a child that opens now."""
-    taken = plus(plus(parent.settled, parent.held), kept_for_others(parent, ()))
+    taken = plus(plus(parent.settled, parent.held), kept_for_others(parent, (child,)))
     guaranteed = [0] * len(ZERO)
     for meter, limit in limits:
         guaranteed[meter] = max(0, min(int(limit * part), limit - taken[meter]))
     a, b, c, d, e, f = guaranteed
     used = plus(child.settled, child.held)
-    return Share(child, (a, b, c, d, e, f), used, tuple(meter for meter, _ in limits))
+    meters = tuple(meter for meter, _ in limits)
+    return Share(child, (a, b, c, d, e, f), used, child.window, meters)
 
 
 def kept_for_others(account: Account, lineage: tuple[Account, ...]) -> Vector:
     """What an account keeps for children that are not on the way to the one that calls."""
-    total = ZERO
+    kept: dict[Account, Vector] = {}
     for share in account.shares:
-        if share.child not in lineage:
-            total = plus(total, share.left)
+        if share.child not in lineage:  # which several handles may have opened
+            left, known = share.left, kept.get(share.child, ZERO)
+            kept[share.child] = most(left, known)
+    total = ZERO
+    for each in kept.values():
+        total = plus(total, each)
     return total
 
 
