@@ -69,7 +69,9 @@ def _nearest_deadline(scope: Scope) -> float:
     return min((each.deadline for each in scope.lineage.answering), default=float("inf"))
 
 
-def _attempt(scope: Scope, call: Call, waiter: Waiter) -> Generator[Ask, Any, Ticket | Short]:
+def _attempt(
+    scope: Scope, call: Call, waiter: Waiter
+) -> Generator[float | Ask, Any, Ticket | Short]:
     if scope.lineage.shared:
         from budgetguard.fleet import attempt_shared  # noqa: PLC0415 -- only who has a store needs it
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import secrets
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from budgetguard.admission import Grant, Short
 from budgetguard.case import Case
@@ -41,10 +41,13 @@ if TYPE_CHECKING:
 _MOST_TRIES: Final = 8
 """How often a call is decided anew before it waits, where others are faster every time."""
 
+_DELIVERY_S: Final = 0.005
+"""Seconds, more each time, for the courier to tell a store what was given back before."""
+
 
 def attempt_shared(
     scope: Scope, call: Call, owner: object, waiter: Waiter | None
-) -> Generator[Ask, Reply, Ticket | Short]:
+) -> Generator[Ask | float, Any, Ticket | Short]:
     """Admit a call, or say which scope lacks room for the moment (and queue the waiter there).
 
     Raises:
@@ -64,6 +67,8 @@ def attempt_shared(
                 return case.concluded(verdict)
             if attempt == _MOST_TRIES - 1:
                 return _queued(blocked, waiter)
+            if any(each.link.undelivered for each in scope.lineage.shared):
+                yield _DELIVERY_S * (attempt + 1)  # what was given back here is on its way
             fresh = len(scope.lineage.shared) == 1  # of other stores nothing new was heard
         elif fresh:
             return case.concluded(verdict)

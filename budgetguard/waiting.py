@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 class Attempt(Protocol):
     """Decides an admission now; queues the waiter, under the ledger's lock, if it must wait."""
 
-    def __call__(self, waiter: Waiter) -> Generator[Ask, Any, Ticket | Short]:
-        """A Ticket, or the scope that lacks room for the moment; yields what to ask of stores."""
+    def __call__(self, waiter: Waiter) -> Generator[float | Ask, Any, Ticket | Short]:
+        """A Ticket, or the scope that lacks room for the moment; yields as `Steps` do."""
         ...
 
 
