@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 import secrets
+import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,7 @@ from budgetguard.stores.windows import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
+    from multiprocessing.util import Finalize
 
     from budgetguard.stores.protocol import Address, Command, Reply, Window
 
@@ -73,6 +75,7 @@ class Link:
         self._why = ""
         self._busy = threading.local()  # a finalizer may run in the middle of a command
         atexit.register(self.close)
+        self._finalizer = _at_end_of_child(self.close)
 
     def account(self, address: Address, renewed: Window | None) -> SharedAccount:
         """The account at that address (without a window), as all its handles here see it."""
@@ -171,6 +174,8 @@ class Link:
         self.learning.keep()
         self.threads.shutdown(wait=False)
         atexit.unregister(self.close)
+        if self._finalizer is not None:
+            self._finalizer.cancel()
         if ended:
             self.store.close()
 
@@ -215,6 +220,16 @@ class Link:
             if account is not None:
                 account.read_at = float("-inf")
                 account.wake()
+
+
+def _at_end_of_child(action: Callable[[], None]) -> Finalize | None:
+    """Do something at the end of a child of `multiprocessing`, which runs no `atexit`."""
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None:
+        return None
+    from multiprocessing.util import Finalize  # noqa: PLC0415 -- only who uses it
+
+    return Finalize(None, action, exitpriority=0)
 
 
 _links: dict[str, Link] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -203,5 +204,50 @@ def test_what_ends_after_the_connection_was_closed_is_delivered(url: str) -> Non
             await asyncio.wait_for(ticket.delivered(), 2)
 
     asyncio.run(call())
+    (balance,) = link_to(url).store.accounts()
+    assert balance.settled[0] == 450
+
+
+async def test_a_cell_of_a_notebook_finds_the_room_that_its_last_call_gave_back(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = link_to(url)
+    run = link.store.run
+
+    def slow(command: Command) -> Reply:
+        if isinstance(command, Settle):
+            time.sleep(0.03)
+        return run(command)
+
+    monkeypatch.setattr(link.store, "run", slow)
+    with Budget("b", tokens=900, policy=PLAIN, store=url).open() as task:
+        for _ in range(3):
+            task.admit(CALL).settle(Usage(50, 50))
+        assert task.spent.tokens == 300
+
+
+def _settle_at_the_end(url: str) -> None:
+    async def call() -> None:
+        async with Budget("b", tokens=1000, policy=PLAIN, store=url).open(id="1") as task:
+            ticket = await task.aadmit(CALL)
+            run = link_to(url).store.run
+
+            def slow(command: Command) -> Reply:
+                time.sleep(0.2)
+                return run(command)
+
+            link_to(url).store.run = slow  # type: ignore[method-assign]
+            ticket.settle(USED)
+
+    asyncio.run(call())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_child_process_delivers_what_is_left_before_it_ends(url: str, method: str) -> None:
+    process: Any = multiprocessing.get_context(method)
+    child = process.Process(target=_settle_at_the_end, args=(url,))
+    child.start()
+    child.join(20)
+    assert child.exitcode == 0
     (balance,) = link_to(url).store.accounts()
     assert balance.settled[0] == 450
