@@ -193,6 +193,9 @@ class Record(NamedTuple):
 Key = tuple[str, str, "Effort | None"]
 """Budget, model, effort."""
 
+Records = dict[Key, Record]
+"""What a dump says."""
+
 
 class Forecast:
     """What is known of the answers of every workflow; use it under the ledger's lock."""
@@ -239,10 +242,10 @@ class Forecast:
 
     def load(self, data: bytes) -> None:
         """Know what a dump says, and nothing else; a dump that cannot be read changes nothing."""
-        records = self._read(data)
+        records = self.read(data)
         if records is not None:
             self.forget()
-            self._merge(records)
+            self.merge_records(records)
 
     def merge(self, data: bytes) -> set[str]:
         """Know what was kept, and what was learned here since the last `dump`.
@@ -253,17 +256,16 @@ class Forecast:
         merges what is kept, and keeps its `dump()` instead. A dump that cannot be read changes
         nothing, and is warned of once.
         """
-        records = self._read(data)
-        if records is None:
-            return set()
-        self._merge(records)
-        return {budget for budget, _, _ in records}
+        return self.merge_records(self.read(data) or {})
 
-    def _merge(self, records: dict[Key, Record]) -> None:
+    def merge_records(self, records: Records) -> set[str]:
+        """Do what `merge` does, with a dump that was read before."""
         for key, record in records.items():
             self.of(*key).merge(record)
+        return {budget for budget, _, _ in records}
 
-    def _read(self, data: bytes) -> dict[Key, Record] | None:
+    def read(self, data: bytes) -> Records | None:
+        """What a dump says; `None` if it cannot be read. Needs no lock."""
         try:
             return _parsed(json.loads(data))
         except (ValueError, TypeError, KeyError, RecursionError) as error:

@@ -157,7 +157,8 @@ class Scope(Reading):
         Raises:
             ValueError: For an amount that is not positive, or a meter this budget does not limit.
             PermissionError: Inside a tool: a model cannot raise its own limit.
-            StoreUnavailableError: If the store that keeps the account is out of reach.
+            StoreUnavailableError: If the store that keeps the account is out of reach; it may have
+                raised them all the same, so `refresh()` and look before trying again.
         """
         raise_limits(self, extension_of(self, amounts))
 

@@ -66,11 +66,11 @@ class Learning:
     def _exchange(self, *, keep: bool) -> None:
         try:
             known = self._store.load(_NAME)
+            records = None if known is None else FORECAST.read(known)
             with STORE.lock:
+                others = FORECAST.merge_records(records or {})
                 # What others keep there of other budgets stays.
-                others = FORECAST.merge(known) if known is not None else None
-                told = self.budgets | others if others else self.budgets
-                learned = FORECAST.dump(told) if keep else b""
+                learned = FORECAST.dump(self.budgets | others) if keep else b""
             if keep:
                 self._store.save({_NAME: learned})
         except StoreUnavailableError as error:

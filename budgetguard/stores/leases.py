@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from budgetguard.errors import StoreUnavailableError
 from budgetguard.stores.protocol import Renew
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from budgetguard.stores.protocol import Address, Store
+
+_MOST_FAILURES: Final = 2
+"""After so many accounts that could not be reached the others are left for the next time."""
 
 _log = logging.getLogger("budgetguard")
 
@@ -57,12 +60,15 @@ class Leases:
             return
         self._next = time.monotonic() + self._every_s
         holds, loops = _by_account(self._holds), _by_account(self._loops)
+        failures = 0
         for address in holds.keys() | loops.keys():
             try:
                 self._store.run(Renew(address, tuple(holds[address]), tuple(loops[address])))
             except StoreUnavailableError as error:
                 _log.warning("leases could not be renewed: %s", error.why)
-                return
+                failures += 1
+                if failures == _MOST_FAILURES:
+                    return
 
 
 def _by_account(kept: dict[str, tuple[Address, ...]]) -> defaultdict[Address, list[str]]:

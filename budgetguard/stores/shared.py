@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from budgetguard.spend import TURNS, ZERO, Vector, minus, most, plus
-from budgetguard.stores.memory import Account
+from budgetguard.stores.memory import STORE, Account
 from budgetguard.stores.protocol import Address, Balance
 
 if TYPE_CHECKING:
@@ -103,8 +103,9 @@ class SharedAccount(Account):
     def look_again_s(self, waiter: Waiter) -> float:
         """Seconds until the first in line looks by himself; the others wait for him."""
         self.link.watch()
-        if self.waiters and self.waiters[0] is not waiter:
-            return float("inf")
+        with STORE.lock:
+            if self.waiters and self.waiters[0] is not waiter:
+                return float("inf")
         least, most = self.link.store.poll_s
         return random.uniform(least, most)  # noqa: S311 -- not a secret
 
