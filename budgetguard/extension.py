@@ -71,8 +71,8 @@ def raise_limits(scope: Scope, extension: Limits) -> None:
     """Raise the limits, in the store that keeps the account too, and take calls again.
 
     Raises:
-        StoreUnavailableError: If that store is out of reach. After a timeout it may have raised them
-            all the same: look with `refresh()` before trying again.
+        StoreUnavailableError: If that store is out of reach. After a timeout it may have raised
+            them all the same: look with `refresh()` before trying again.
     """
     account, extra = scope.account, _vector(extension)
     if is_shared(account):
