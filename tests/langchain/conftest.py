@@ -117,12 +117,20 @@ def nothing_left_behind() -> Iterator[None]:
     assert left == (set(), {}, set(), None)
 
 
+_served: set[str] = set()
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[[Script], LoopbackProvider]]:
     opened: list[LoopbackProvider] = []
 
     def start(script: Script) -> LoopbackProvider:
+        # LangChain caches the vendors' async clients by address, beyond the event loop that opened
+        # their sockets: a port that another test had would meet them.
         opened.append(LoopbackProvider(script))
+        while opened[-1].openai_url in _served:
+            opened.append(LoopbackProvider(script))
+        _served.add(opened[-1].openai_url)
         return opened[-1]
 
     yield start
