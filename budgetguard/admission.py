@@ -144,8 +144,7 @@ class Grant(NamedTuple):
     """The cap it should have got if there were room."""
 
 
-def demand_of(  # noqa: PLR0913 -- all that a hold depends on
-    call: Call,
+def demand_of(
     plan: Plan,
     loop: Loop | None,
     choice: Choice,
@@ -153,16 +152,16 @@ def demand_of(  # noqa: PLR0913 -- all that a hold depends on
     *,
     final: bool = False,
 ) -> Demand:
-    """What `call` needs under `plan`, with the model that was chosen for it.
+    """What a call needs under `plan`, with the model that was chosen for it.
 
     Args:
-        call: The call as that model sees it.
         plan: What it may do.
         loop: The agent loop it is in.
-        choice: The model and its price.
+        choice: The model, its price, and the call as that model sees it.
         outputs: What is known of the answers to such calls; `None`: nothing, or no such call.
         final: Whether it is the last call of its loop, which is not one of those.
     """
+    call = choice.call
     thinking = _planned_thinking(call, plan) if call.thinks else 0
     want = call.max_output_tokens or ANSWER_ROOM + thinking
     if outputs is not None and not final:

@@ -142,7 +142,7 @@ class Case:
             return None
         if scope.lineage.has_deadline or (self.loop is not None and self.loop.granted):
             return None
-        demand = demand_of(self.choice.call, EMPTY, self.loop, self.choice, self.outputs)
+        demand = demand_of(EMPTY, self.loop, self.choice, self.outputs)
         return fits_outright(demand, scope)
 
     def _considered(self) -> Grant | Ended:
@@ -177,9 +177,7 @@ class Case:
         return Ended(verdict, self._end_in(verdict.scope, verdict.scope.end))
 
     def _decide(self, *, last: bool) -> Grant | Short:
-        demand = demand_of(
-            self.choice.call, self.plan, self.loop, self.choice, self.outputs, final=last
-        )
+        demand = demand_of(self.plan, self.loop, self.choice, self.outputs, final=last)
         return decide(demand, self.scope.lineage.answering, last=last)
 
     def _is_owed_its_last(self) -> bool:

@@ -28,7 +28,7 @@ def observe_call(
         notices.shadow_failed(scope, error)
         return
     with STORE.lock:
-        demand = demand_of(choice.call, plan, loop, choice, outputs)
+        demand = demand_of(plan, loop, choice, outputs)
         verdict = decide(demand, (scope,), last=False)
     if plan.end is None and isinstance(verdict, Grant):
         notices.observed(scope, call, plan, in_loop=loop is not None)

@@ -83,7 +83,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         """Open the scope of a root run; note which scope any other run belongs to."""
 
         def info() -> RunInfo:
-            return _info(kwargs.get("name"), tags, metadata, inputs)
+            return RunInfo.of(kwargs.get("name"), tags, metadata, inputs)
 
         self._start(run_id.int, parent_run_id, tags, info)
 
@@ -102,7 +102,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         """Make the task's scope the open one inside the tool."""
 
         def info() -> RunInfo:
-            return _info(kwargs.get("name"), tags, metadata, None)
+            return RunInfo.of(kwargs.get("name"), tags, metadata, None)
 
         known = run_id.int in runs.RUNS
         run = self._start(run_id.int, parent_run_id, tags, info)
@@ -211,17 +211,3 @@ def is_failure(error: BaseException) -> bool:
     if isinstance(error, BudgetGuardError):
         return True
     return not any(kind.__name__ == "GraphBubbleUp" for kind in type(error).__mro__)
-
-
-def _info(
-    name: str | None, tags: list[str] | None, metadata: dict[str, Any] | None, inputs: object
-) -> RunInfo:
-    known = metadata or {}
-    thread = known.get("thread_id")
-    return RunInfo(
-        name=name,
-        tags=tuple(tags or ()),
-        metadata=known,
-        thread_id=None if thread is None else str(thread),
-        prompt=runs.prompt_of(inputs),
-    )

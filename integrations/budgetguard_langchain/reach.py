@@ -129,16 +129,8 @@ def _handlers(callbacks: Callbacks) -> list[BaseCallbackHandler]:
 
 
 def run_info(info: dict[str, Any], messages: object) -> RunInfo:
-    """What the callables of a handler are told of a model that is a root run itself."""
-    metadata: dict[str, Any] = info.get("metadata") or {}
-    thread = metadata.get("thread_id")
-    return RunInfo(
-        name=info.get("run_name"),
-        tags=tuple(info.get("tags") or ()),
-        metadata=metadata,
-        thread_id=None if thread is None else str(thread),
-        prompt=runs.prompt_of(messages),
-    )
+    """What is told of a model that is a root run itself."""
+    return RunInfo.of(info.get("run_name"), info.get("tags"), info.get("metadata"), messages)
 
 
 _warned: Final[set[int]] = set()

@@ -7,7 +7,7 @@ of the list. It knows runs only while they run; the end of a task forgets every 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +35,20 @@ class RunInfo:
     """LangGraph's `configurable["thread_id"]`, where there is one."""
     prompt: str | None = None
     """The last thing a person said in the input."""
+
+    @classmethod
+    def of(
+        cls,
+        name: str | None,
+        tags: Iterable[str] | None,
+        metadata: Mapping[str, Any] | None,
+        inputs: object,
+    ) -> RunInfo:
+        """What LangChain tells of a run, for the callables of a handler."""
+        known = metadata or {}
+        thread = known.get("thread_id")
+        thread_id = None if thread is None else str(thread)
+        return cls(name, tuple(tags or ()), known, thread_id, prompt_of(inputs))
 
 
 BudgetSource = Budget | Callable[[RunInfo], Budget | None] | None
