@@ -15,6 +15,7 @@ from budgetguard import (
     Price,
     Scope,
     State,
+    StoreUnavailableError,
     Task,
     Usage,
     downgrade,
@@ -69,6 +70,17 @@ TRIAGE = Budget(
 SHADOW: Budget = TRIAGE.replace(policy=observe(stop()), usd=Decimal("0.5"))
 
 
+FLEET: Budget = Budget(
+    "fleet",
+    usd="50",
+    window="day",
+    tenant="eu",
+    store="sqlite:///fleet.db",
+    on_store_failure="local",
+    share=0.2,
+)
+
+
 def choose(run: RunInfo) -> Budget | None:
     return TRIAGE if run.metadata.get("workflow") == "triage" else None
 
@@ -94,6 +106,19 @@ async def by_hand_async(scope: Scope) -> int:
         ticket = await inner.aadmit(Call("gpt-5"))
         ticket.release()
     return scope.remaining.turns or 0
+
+
+async def shared() -> Decimal | None:
+    async with FLEET.open(id="order-42") as task:
+        try:
+            ticket = await task.aadmit(Call("gpt-5"))
+            ticket.settle(Usage(100, 10))
+            await ticket.delivered()
+        except StoreUnavailableError as error:
+            print(error.store, error.why)
+        await task.aextend(usd="5")
+        await task.arefresh()
+    return task.limits.usd
 
 
 def tell(event: Event) -> None:
