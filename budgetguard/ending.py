@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from budgetguard.call import Call
 from budgetguard.policy import planned
-from budgetguard.spend import TURNS, Vector
+from budgetguard.spend import TURNS, at_meters
 from budgetguard.state import State
 
 if TYPE_CHECKING:
@@ -36,10 +36,6 @@ def ending_of(budget: Budget) -> Ending:
 
 
 def _exhausted(budget: Budget) -> State:
-    limits = dict(budget.held_limits)
-    settled: Vector = (
-        limits.get(0, 0), limits.get(1, 0), limits.get(2, 0),
-        limits.get(3, 0), limits.get(4, 0), limits.get(5, 0),
-    )  # fmt: skip
+    settled = at_meters(budget.held_limits)
     elapsed = budget.seconds or 0.0
     return State(budget, Call(), settled=settled, elapsed=elapsed, turn=settled[TURNS] + 1)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from budgetguard import notices
 from budgetguard.checks import as_money, check_count, check_seconds
 from budgetguard.current import inside_tool
-from budgetguard.groups import is_shared
-from budgetguard.spend import HELD_METERS, METERS, Limits, Vector, plus
+from budgetguard.groups import Group, is_shared
+from budgetguard.spend import METERS, Limits, Vector, at_meters, plus
 from budgetguard.stores.memory import STORE
-from budgetguard.stores.protocol import Extend, Read
+from budgetguard.stores.protocol import Extend
 
 if TYPE_CHECKING:
     from budgetguard.price import Amount
@@ -74,9 +74,9 @@ def raise_limits(scope: Scope, extension: Limits) -> None:
         StoreUnavailableError: If that store is out of reach. After a timeout it may have raised
             them all the same: look with `refresh()` before trying again.
     """
-    account, extra = scope.account, _vector(extension)
+    account, extra = scope.account, at_meters(extension.held())
     if is_shared(account):
-        _raise_in_store(account, extra)
+        _raise_in_store(scope, account, extra)
     with STORE.lock:
         if not account.shared:
             account.renew()
@@ -93,16 +93,8 @@ def raise_limits(scope: Scope, extension: Limits) -> None:
             notices.decided(scope, "extend", "manual", asked=name, used=str(amount))
 
 
-def _raise_in_store(account: SharedAccount, extra: Vector) -> None:
-    reply = account.link.run(Read((account.address,)))
-    with STORE.lock:
-        account.move_to(reply.balances[0].address.window)
+def _raise_in_store(scope: Scope, account: SharedAccount, extra: Vector) -> None:
+    Group(account.link, ((scope, account),)).refresh()  # in the window that is current
     reply = account.link.run(Extend(secrets.token_hex(8), account.address, extra))
     with STORE.lock:
         account.confirm(reply.balances[0])
-
-
-def _vector(extension: Limits) -> Vector:
-    amounts = dict(extension.held())
-    a, b, c, d, e, f = (amounts.get(meter, 0) for meter in range(len(HELD_METERS)))
-    return (a, b, c, d, e, f)

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from decimal import Context, Decimal
-from typing import Final, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Meter = Literal[
     "tokens", "input_tokens", "output_tokens", "reasoning_tokens", "turns", "usd", "seconds"
@@ -45,6 +48,18 @@ def public_amount(meter: int, amount: int) -> int | Decimal:
     return usd(amount) if meter == USD else amount
 
 
+def vector(amounts: Iterable[int]) -> Vector:
+    """Six amounts, in the order of `HELD_METERS`, as a vector."""
+    tokens, sent, output, reasoning, turns, nano = amounts
+    return (tokens, sent, output, reasoning, turns, nano)
+
+
+def at_meters(amounts: Iterable[tuple[int, int]]) -> Vector:
+    """The amounts of some meters, by index, as a vector; 0 on the others."""
+    known = dict(amounts)
+    return vector(known.get(meter, 0) for meter in range(len(HELD_METERS)))
+
+
 def plus(a: Vector, b: Vector) -> Vector:
     """The sum, meter by meter."""
     return (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4], a[5] + b[5])
@@ -52,8 +67,7 @@ def plus(a: Vector, b: Vector) -> Vector:
 
 def most(one: Vector, other: Vector) -> Vector:
     """The larger of each two."""
-    a, b, c, d, e, f = map(max, one, other)
-    return (a, b, c, d, e, f)
+    return vector(map(max, one, other))
 
 
 def minus(a: Vector, b: Vector) -> Vector:
@@ -68,10 +82,7 @@ def exceeds(a: Vector, b: Vector) -> bool:
 
 def excess(a: Vector, b: Vector) -> Vector:
     """How far `a` is above `b`, meter by meter; 0 where it is not."""
-    tokens, sent, output, reasoning, turns, nano = (
-        max(0, x - y) for x, y in zip(a, b, strict=True)
-    )
-    return (tokens, sent, output, reasoning, turns, nano)
+    return vector(max(0, x - y) for x, y in zip(a, b, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +119,9 @@ class Spend:
         return Spend(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
 
     @classmethod
-    def of(cls, vector: Vector, seconds: float = 0.0) -> Spend:
+    def of(cls, amounts: Vector, seconds: float = 0.0) -> Spend:
         """The public form of a ledger vector."""
-        return cls(*vector[INPUT:], seconds=seconds)
+        return cls(*amounts[INPUT:], seconds=seconds)
 
 
 @dataclass(frozen=True, slots=True)

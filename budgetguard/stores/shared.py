@@ -11,7 +11,7 @@ import random
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from budgetguard.spend import TURNS, ZERO, Vector, minus, most, plus
+from budgetguard.spend import TURNS, ZERO, Vector, at_meters, excess, minus, most, plus
 from budgetguard.stores.memory import STORE, Account
 from budgetguard.stores.protocol import Address, Balance
 
@@ -40,9 +40,8 @@ class SharedAccount(Account):
     """The mirror of an account; everything here changes under the ledger's lock."""
 
     __slots__ = (
-        "__weakref__", "_at_least", "_leaving", "_offline_room", "_offline_used", "_since",
-        "_unconfirmed",
-        "address", "balance", "link", "read_at",
+        "__weakref__", "_at_least", "_leaving", "_offline_room", "_offline_used",
+        "_since", "_unconfirmed", "address", "balance", "link", "read_at",
     )  # fmt: skip
 
     shared = True
@@ -165,7 +164,7 @@ class SharedAccount(Account):
 
     def settle_offline(self, need: Vector, used: Vector) -> None:
         """Count what such a call really used instead of what it needed at most."""
-        self._offline_used = _or_nothing(plus(minus(self._offline_used, need), used))
+        self._offline_used = excess(plus(self._offline_used, used), need)
 
     def online(self) -> None:
         """The store is in reach again, and knows everything."""
@@ -191,7 +190,8 @@ class SharedAccount(Account):
         self.released = balance.released
         self.settlements = self.settled[TURNS]
         self.admitted = self.settlements + self.held[TURNS] + self.released
-        self.elsewhere = _or_nothing(minus(balance.reserved, self._kept_here()))
+        elsewhere = excess(balance.reserved, self._kept_here())
+        self.elsewhere = elsewhere if any(elsewhere) else ZERO
         self.last_used = time.monotonic()
 
     def _kept_here(self) -> Vector:
@@ -201,17 +201,8 @@ class SharedAccount(Account):
         return total
 
 
-def _or_nothing(vector: Vector) -> Vector:
-    """Without what is below zero."""
-    a, b, c, d, e, f = (max(0, each) for each in vector)
-    return (a, b, c, d, e, f) if a or b or c or d or e or f else ZERO
-
-
 def _room(balance: Balance, limits: tuple[tuple[int, int], ...]) -> Vector:
     """A share of what the last balance left of each limit."""
-    room = [0] * len(ZERO)
-    for meter, limit in limits:
-        left = limit + balance.extra[meter] - balance.settled[meter] - balance.held[meter]
-        room[meter] = int(max(0, left) * OFFLINE_SHARE)
-    a, b, c, d, e, f = room
-    return (a, b, c, d, e, f)
+    used = plus(balance.settled, balance.held)
+    left = ((meter, limit + balance.extra[meter] - used[meter]) for meter, limit in limits)
+    return at_meters((meter, int(max(0, amount) * OFFLINE_SHARE)) for meter, amount in left)

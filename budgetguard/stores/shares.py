@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from budgetguard.spend import ZERO, Vector, minus, most, plus
+from budgetguard.spend import ZERO, Vector, at_meters, minus, most, plus, vector
 from budgetguard.stores.memory import STORE
 
 if TYPE_CHECKING:
@@ -33,11 +33,10 @@ class Share(NamedTuple):
     @property
     def left(self) -> Vector:
         """What the child has neither used nor held of it yet."""
-        a, b, c, d, e, f = (
+        return vector(
             min(mine, max(0, mine - gone))
             for mine, gone in zip(self.guaranteed, self._used, strict=True)
         )
-        return (a, b, c, d, e, f)
 
     def covers(self, need: Vector) -> bool:
         """Whether a call fits into what is left of it."""
@@ -71,13 +70,12 @@ def share_of(
 ) -> Share:
     """A part of every limit of the parent, or what is free of it, for a child that opens now."""
     taken = plus(plus(parent.settled, parent.held), kept_for_others(parent, (child,)))
-    guaranteed = [0] * len(ZERO)
-    for meter, limit in limits:
-        guaranteed[meter] = max(0, min(int(limit * part), limit - taken[meter]))
-    a, b, c, d, e, f = guaranteed
+    guaranteed = at_meters(
+        (meter, max(0, min(int(limit * part), limit - taken[meter]))) for meter, limit in limits
+    )
     used = plus(child.settled, child.held)
     meters = tuple(meter for meter, _ in limits)
-    return Share(child, (a, b, c, d, e, f), used, child.window, meters)
+    return Share(child, guaranteed, used, child.window, meters)
 
 
 def kept_for_others(account: Account, lineage: tuple[Account, ...]) -> Vector:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from budgetguard.spend import ZERO, Vector, excess, minus, plus
+from budgetguard.spend import ZERO, Vector, excess, minus, plus, vector
 from budgetguard.stores.protocol import KEPT_S, Address, Balance
 from budgetguard.stores.windows import end_of
 
@@ -249,8 +249,7 @@ class Ledger:
 
 
 def _vector(text: str) -> Vector:
-    a, b, c, d, e, f = map(int, text.split())
-    return (a, b, c, d, e, f)
+    return vector(map(int, text.split()))
 
 
 def _text(vector: Vector) -> str:
