@@ -1,4 +1,4 @@
-"""From the `store` of a Budget to the store: one for each URL and process, made on first use."""
+"""From the `store` of a Budget to the store."""
 
 from __future__ import annotations
 
@@ -34,9 +34,12 @@ def check_url(url: object) -> str:
 
 def check_there_is(url: str) -> None:
     """Raise `ValueError` for a SQLite file that does not exist, which opening it would make."""
-    check_url(url)
-    path = url.removeprefix("sqlite:///").partition("?")[0]
-    if url.startswith(_SQLITE) and not Path(path).exists():
+    if not url.startswith(_SQLITE):
+        return
+    from budgetguard.stores.sqlite.location import locate  # noqa: PLC0415 -- only what is used
+
+    path = Path(locate(url).path)
+    if not path.exists():
         msg = f"there is no file {path}"
         raise ValueError(msg)
 

@@ -26,19 +26,18 @@ def kind_of(name: str) -> Window | None:
 
 def window_like(name: str, unix_s: float) -> str:
     """The window of the same kind that a Unix time lies in."""
-    kind = _LENGTHS.get(len(name))
-    return datetime.fromtimestamp(unix_s, UTC).strftime(_FORMATS[kind]) if kind else ""
+    return window_at(kind_of(name), unix_s)
 
 
 def start_of(name: str) -> float:
     """The Unix time at which a window begins; 0 for the empty name."""
-    kind = _LENGTHS.get(len(name))
+    kind = kind_of(name)
     return _start(name, kind).timestamp() if kind else 0.0
 
 
 def end_of(name: str) -> float:
     """The Unix time at which a window ends; 0 for the empty name."""
-    kind = _LENGTHS.get(len(name))
+    kind = kind_of(name)
     if kind is None:
         return 0.0
     start = _start(name, kind)
