@@ -112,7 +112,7 @@ class Held:
             self._deliveries.append(
                 part.link.deliver(
                     Release(self._id, part.addresses, name, reserves),
-                    partial(self._released, part),
+                    partial(self._confirm, part, minus(ZERO, self._need), ZERO),
                     now=now,
                 )
             )
@@ -123,7 +123,7 @@ class Held:
         reserves = kept if self._loop else ()
         part.link.deliver(
             Release(self._id, part.addresses, self._loop, reserves),
-            partial(self._given_up, part),
+            partial(self._confirm, part, ZERO, ZERO),  # a hold that was never confirmed
             now=False,
         )
 
@@ -152,24 +152,16 @@ class Held:
                 await wrap_future(each)
 
     def _settled(self, part: Part, used: Vector, reply: Reply) -> None:
-        self._confirm(part, reply, used)
+        freed = ZERO if part.offline else minus(ZERO, self._need)  # else it was never confirmed
+        self._confirm(part, freed, used, reply)
         if reply.late and events.listening():
             account = part.accounts[0]
             events.emit(
                 events.Late(path=account.address.budget, scope_id=account.address.id, hold=self._id)
             )
 
-    def _released(self, part: Part, reply: Reply) -> None:
-        self._confirm(part, reply, ZERO)
-
-    def _given_up(self, part: Part, reply: Reply) -> None:
-        with STORE.lock:
-            for account, balance in zip(part.accounts, reply.balances, strict=True):
-                account.confirm(balance)
-                account.wake()
-
-    def _confirm(self, part: Part, reply: Reply, used: Vector) -> None:
-        freed = ZERO if part.offline else minus(ZERO, self._need)  # else it was never confirmed
+    def _confirm(self, part: Part, freed: Vector, used: Vector, reply: Reply) -> None:
+        """Take over the balances of an answer that contains what was noted before."""
         with STORE.lock:
             for account, balance in zip(part.accounts, reply.balances, strict=True):
                 account.confirm(balance, freed, used, dropped=self._ended)
