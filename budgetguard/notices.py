@@ -146,7 +146,7 @@ def _is_full(short: Short) -> bool:
     scope, meter, _ = short
     if meter == SECONDS:
         return True
-    limit = dict(scope.held_limits).get(meter)
+    limit = scope.limit_on(meter)
     return limit is not None and scope.account.settled[meter] >= limit
 
 

@@ -93,6 +93,10 @@ class Reading:
             return self.budget.held_limits
         return tuple((meter, limit + extra[meter]) for meter, limit in self.budget.held_limits)
 
+    def limit_on(self, meter: int) -> int | None:
+        """The limit of one meter that is held before a call, extended; `None` without."""
+        return dict(self.held_limits).get(meter)
+
     @property
     def outcome(self) -> Outcome | None:
         """How the task went; `None` while the scope is open."""

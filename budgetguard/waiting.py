@@ -233,7 +233,7 @@ def held_by(owner: object, short: Short) -> bool:
             for ticket in STORE.in_flight
             if ticket.owner == owner and scope.account in ticket.accounts
         )
-        limit = dict(scope.held_limits).get(meter)
+        limit = scope.limit_on(meter)
         if not own or limit is None:
             return False
         return needed > limit - scope.account.settled[meter] - own
