@@ -178,6 +178,14 @@ class Budget:
         self._set("estimator", as_estimator(estimator))
         check_share(share)
         self._set("share", share)
+        self._set("prices", as_prices(prices or {}))
+        self._keep_accounts(window, tenant, store, on_store_failure)
+        self._derive()
+
+    def _keep_accounts(
+        self, window: object, tenant: object, store: object, on_store_failure: object
+    ) -> None:
+        """Validate where accounts are kept, and for how long."""
         self._set("window", as_choice(window, "window", (None, *WINDOWS)))
         self._set("tenant", as_text(tenant, "tenant"))
         self._set("store", None if store is None else check_url(store))
@@ -185,8 +193,6 @@ class Budget:
         self._set("on_store_failure", failure)
         if failure == "local" and store is None:
             raise ValueError('on_store_failure="local" is for a budget with a store: name one')
-        self._set("prices", as_prices(prices or {}))
-        self._derive()
 
     def _derive(self) -> None:
         limits = Limits(*(getattr(self, name) for name in Limits.__slots__))
