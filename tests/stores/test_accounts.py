@@ -43,6 +43,7 @@ from budgetguard.spend import ZERO
 from budgetguard.stores import memory
 from budgetguard.stores.link import close_links, link_to
 from budgetguard.stores.memory import STORE
+from tests.stores.conftest import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,15 +112,6 @@ def side_by_side(*budgets: Budget) -> Iterator[list[Scope]]:
     yield scopes
     for each in scopes:
         each.close()
-
-
-def eventually(condition: Callable[[], object]) -> bool:
-    give_up = time.monotonic() + 10
-    while not condition():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.002)
-    return True
 
 
 def waiting(scope: Scope, count: int) -> None:

@@ -22,6 +22,7 @@ from budgetguard.stores import link as links
 from budgetguard.stores.courier import FLUSH_S
 from budgetguard.stores.link import close_links, link_to
 from budgetguard.stores.memory import STORE
+from tests.stores.conftest import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,15 +59,6 @@ def budget(server: Any) -> Callable[..., Budget]:
         return Budget("order", **{"policy": PLAIN, "store": store, "turns": 100, **fields})
 
     return make
-
-
-def eventually(condition: Callable[[], object]) -> bool:
-    give_up = time.monotonic() + 10
-    while not condition():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 def is_settled(scope: Scope, turns: int) -> bool:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,12 +31,14 @@ from budgetguard.stores.protocol import (
 from budgetguard.stores.redis import RedisStore
 from budgetguard.stores.redis_scripts import address_of, key_of
 from budgetguard.stores.windows import window_at
+from tests.stores.conftest import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.stores.conftest import RedisServer
 
+soon = partial(eventually, within_s=5)
 NEED = (100, 60, 40, 0, 1, 5_000)
 DAY_MS = 24 * 3600 * 1000
 
@@ -74,15 +77,6 @@ def hold(id: str, *accounts: Address, tokens: int = 10_000) -> Hold:
 
 def read(store: RedisStore, account: Address) -> Balance:
     return store.run(Read((account,))).balances[0]
-
-
-def eventually(condition: Callable[[], object]) -> bool:
-    give_up = time.monotonic() + 5
-    while not condition():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 def test_every_command_is_one_round_trip_and_one_script(
@@ -197,7 +191,7 @@ def test_a_server_that_refuses_is_unavailable(redis_server: RedisServer, sabotag
             endless = threading.Thread(target=_run_endlessly, args=(redis_server.port,))
             endless.start()
         try:
-            assert eventually(lambda: _is_refused(store, account))
+            assert soon(lambda: _is_refused(store, account))
         finally:
             if sabotage == "busy":
                 admin.script_kill()
@@ -316,7 +310,7 @@ def test_an_account_that_ran_out_is_not_listed(
     store.run(hold("a", account))
     assert [each.address for each in store.accounts(account.tenant)] == [account]
     admin.pexpire(key_of(account), 1)
-    assert eventually(lambda: store.accounts(account.tenant) == [])
+    assert soon(lambda: store.accounts(account.tenant) == [])
     assert read(store, account) == Balance(account)
 
 
@@ -338,7 +332,9 @@ def test_listeners_hear_where_room_came_free(redis_url: str, account: Address) -
         worker.listen(wake)
         settle = Settle("a", NEED, ((account, 0),), unheld=True)
         other.run(settle)
-        assert eventually(lambda: other.run(settle._replace(id=str(time.monotonic()))) and heard)
+        assert soon(
+            lambda: other.run(settle._replace(id=str(time.monotonic()))) and heard, within_s=5
+        )
         for command in (
             Extend("a", account, NEED),
             Release("b", (account,)),
@@ -347,12 +343,12 @@ def test_listeners_hear_where_room_came_free(redis_url: str, account: Address) -
             other.run(hold("b", account)._replace(loop="loop", lines=(Line(account, (), NEED),)))
             heard.clear()
             other.run(command)
-            assert eventually(lambda: account in heard)
+            assert soon(lambda: account in heard)
         other.run(hold("c", account))
         time.sleep(0.06)
         heard.clear()
         read(other, account)
-        assert eventually(lambda: account in heard)
+        assert soon(lambda: account in heard)
 
 
 def test_a_listener_survives_a_restart(redis_server: RedisServer) -> None:
@@ -362,7 +358,9 @@ def test_a_listener_survives_a_restart(redis_server: RedisServer) -> None:
         store.listen(heard.append)
         redis_server.restart()
         extensions = iter(range(10_000))
-        assert eventually(lambda: store.run(Extend(str(next(extensions)), account, NEED)) and heard)
+        assert soon(
+            lambda: store.run(Extend(str(next(extensions)), account, NEED)) and heard, within_s=5
+        )
 
 
 def test_closing_ends_the_thread_and_the_connections(redis_server: RedisServer) -> None:
@@ -370,8 +368,8 @@ def test_closing_ends_the_thread_and_the_connections(redis_server: RedisServer) 
         with opened(redis_server.url) as store:
             store.listen(lambda _: None)
             store.run(hold("a", Address("t", "order", "7")))
-            assert eventually(lambda: len(admin.client_list()) == 3)
-        assert eventually(lambda: len(admin.client_list()) == 1)
+            assert soon(lambda: len(admin.client_list()) == 3)
+        assert soon(lambda: len(admin.client_list()) == 1)
     assert "budgetguard-redis" not in {each.name for each in threading.enumerate()}
 
 
@@ -486,7 +484,9 @@ def test_a_cluster_works_like_a_single_server(redis_cluster: RedisServer) -> Non
         store.save({"a": b"1", "b": b"2"})
         assert store.load("b") == b"2"
         extensions = iter(range(10_000))
-        assert eventually(lambda: store.run(Extend(str(next(extensions)), first, NEED)) and heard)
+        assert soon(
+            lambda: store.run(Extend(str(next(extensions)), first, NEED)) and heard, within_s=5
+        )
         with redis_cluster.paused():
             start = time.monotonic()
             with pytest.raises(StoreUnavailableError):
