@@ -122,6 +122,29 @@ def test_money_is_never_over_and_the_ledger_is_what_the_workers_settled(
     }  # fmt: skip
 
 
+def test_a_twentieth_of_a_thousand_random_budgets_is_spent_and_never_over(
+    crew: Crew, url: str, id: str
+):
+    """The benchmark bench_fleet.py does the thousand; here are 25 on each store."""
+    rng = random.Random(SEED)
+    calls = truncated = 0
+    for run in range(25):
+        mean, worth = rng.randint(100, 800), rng.randint(50, 200)
+        limit = worth * (100 + 10 * mean) * 1_000  # nano-dollars: 1 and 10 dollars a million tokens
+        account = f"{id}-{run}"
+        answers, settled = crew.spree(
+            way=("threads", "tasks")[run % 2],
+            budget={"usd": f"{limit / 1e9:.9f}", "store": url},
+            id=account, seed=run, callers=CALLERS, mean=mean, sigma=1.0,
+        )  # fmt: skip
+        ledger = balance(open_store(url), account)
+        assert (ledger.settled[TURNS], ledger.settled[USD]) == (settled.calls, settled.nano)
+        assert 0.9 * limit <= ledger.settled[USD] <= limit
+        assert not any(ledger.held + ledger.overshoot)
+        calls, truncated = calls + settled.calls, truncated + total(answers)["truncated"]
+    assert truncated <= 0.05 * calls
+
+
 def test_an_admission_that_waits_is_woken_by_a_settlement_in_another_process(
     crew: Crew, url: str, id: str
 ):
